@@ -281,6 +281,18 @@ def transport(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def conjecture_elsewhere() -> list[str]:
+    """Say what the conjecture's test on MNIST-1D gave, which is an experiment and no row of the ledger."""
+    name = "pfc:conj1-mnist1d"
+    found = standings(recorded(), EXPERIMENTS.values())[name]
+    if found.state != "holds":
+        return []
+    return [
+        "- On MNIST-1D, in a network with normalization that was chosen by the same rule, PFC1, PFC2 and PFC3 all progress up to "
+        f"the effective depth, in {value_words(found)} seeds (`{name}`). So PFC2 does so on some data and not on other."
+    ]
+
+
 def depth_so_far(claims: dict[str, Any]) -> list[str]:
     """Say what stationary runs show of depth against its control before they are enough for a verdict."""
     rows = {name: claims[f"deep_helps_{name}"] for name in ("excess", "nc1", "nc2", "nc3")}
@@ -336,6 +348,7 @@ def render(ledger: dict[str, Any]) -> str:
         "## What this says",
         "",
         *(f"- {words}" for key, verdict, words in READINGS if claims[key]["verdict"] == verdict),
+        *conjecture_elsewhere(),
         *depth_so_far(claims),
         *(f"- Deep regularized networks: {why}." for why in dict.fromkeys(row["why"] for row in untested)),
         NEW.rstrip(),

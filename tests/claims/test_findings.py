@@ -12,7 +12,7 @@ from ncollapse.claims.ledger import ALL_CLAIMS
 
 SOURCE = Path(__file__).parents[2] / "docs" / "write_findings.py"
 # Names with digits, which are no figures: metrics, theorems, sections of the theory.
-NAMES = r"PFC\d|NC\d|Conjecture 1|Theorems 1 to 3|1/L|\(\d\.\d+\)|95 %|\.3g"
+NAMES = r"MNIST-1D|mnist1d|PFC\d|NC\d|Conjecture 1|Theorems 1 to 3|1/L|\(\d\.\d+\)|95 %|\.3g"
 
 
 @pytest.fixture(scope="module")
