@@ -288,8 +288,8 @@ def conjecture_elsewhere() -> list[str]:
     if found.state != "holds":
         return []
     return [
-        "- On MNIST-1D, in a network with normalization that was chosen by the same rule, PFC1, PFC2 and PFC3 all progress up to "
-        f"the effective depth, in {value_words(found)} seeds (`{name}`). So PFC2 does so on some data and not on other."
+        "- On MNIST-1D, in a network with normalization that was chosen by the same rule, PFC1, PFC2 and PFC3 all progress up "
+        f"to the effective depth, in {value_words(found)} seeds (`{name}`). So PFC2 does so on some data and not on other."
     ]
 
 
