@@ -15,6 +15,7 @@ from ncollapse.cli import main
 from ncollapse.cli.run_list import list_runs
 from ncollapse.records import lock
 from ncollapse.records.errors import FolderInUseError, RunDirectoryError
+from ncollapse.records.files import make_folder
 from ncollapse.records.lock import Holder, Lock, living_holder, state_of
 from ncollapse.records.run_directory import RunDirectory
 
@@ -175,6 +176,24 @@ def test_a_folder_that_stays_empty_is_removed_again(tmp_path):
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["file"]
     with pytest.raises(RunDirectoryError, match=r"file must be a folder, it is a file"), Lock(tmp_path / "b" / "file"):
         pass
+
+
+def test_a_folder_that_another_process_removes_at_its_end_is_made_again(tmp_path, monkeypatch):
+    """Between the look at the folder and the opening of the file: whoever holds it next is the one who made it."""
+    made = []
+
+    def removed_at_first(folder):
+        make_folder(folder)
+        made.append(folder)
+        if len(made) == 1:
+            folder.rmdir()
+
+    monkeypatch.setattr(lock, "make_folder", removed_at_first)
+    monkeypatch.setattr(lock, "_PATIENCE_SECONDS", 5.0)
+    with Lock(tmp_path / "a"):
+        assert living_holder(tmp_path / "a").pid == os.getpid()
+    assert len(made) == 2
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])

@@ -144,10 +144,6 @@ class Lock:
         self._beating = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Lock:
-        self._made = not self.folder.exists()
-        if not self._made and not self.folder.is_dir():
-            raise RunDirectoryError(f"{self.folder} must be a folder, it is a file. Choose another place with --out.")
-        make_folder(self.folder)
         attempts = 0
         while not self._take():
             attempts += 1
@@ -171,7 +167,15 @@ class Lock:
 
     def _take(self) -> bool:
         """Try once."""
-        self._descriptor = _opened(self.file)
+        if self.folder.is_file():
+            raise RunDirectoryError(f"{self.folder} must be a folder, it is a file. Choose another place with --out.")
+        # Another process removes the folder at its end if it had made it and leaves it empty.
+        self._made |= not self.folder.exists()
+        make_folder(self.folder)
+        try:
+            self._descriptor = _opened(self.file)
+        except FileNotFoundError:
+            return False
         taken = False
         try:
             has_locks, free = _locked(self._descriptor)
