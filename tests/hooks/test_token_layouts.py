@@ -133,6 +133,16 @@ OF_SAMPLES = {
                       num_classes=3),
         (N, 8, 3), {"m0.input:mean"},
     ),
+    "pixels that are the last dimension in every layer": (
+        lambda: Steps(Pixels(3, 4), lambda h: h[:, 2:], ("last", nn.Conv1d(4, 4, 1)), ("last", nn.Linear(2, 2)), read=MOST,
+                      width=4, num_classes=3),
+        (N, 3, 2, 2), {"m1.input:mean"},
+    ),
+    "pixels whose ends are dropped": (
+        lambda: Steps(Pixels(3, 2), lambda h: h[:, 1:3], ("last", nn.Linear(2, 2)), ("last", nn.Linear(2, 2)), read=MOST,
+                      width=2, num_classes=3),
+        (N, 3, 2, 2), {"m1.input:mean"},
+    ),
     "a fixed number of them": (
         lambda: Steps(nn.Linear(3, 5), prefix(1), ("tokens", attention(5)), lambda h: h[:, :3], ("last", nn.Linear(3, 3)),
                       read=FIRST, width=5, num_classes=3),
@@ -192,6 +202,11 @@ OF_TOKENS = {
         lambda: Steps(Pixels(2, 4), ("tokens", nn.Linear(4, 4)), in_order(3, 2, 1, 0), ("tokens", attention(4)),
                       read=in_order(3, 2, 1, 0), width=4, num_classes=3),
         (N, 2, 2, 2), {"head.input"}, {"m2.norm1", "m2.input"},
+    ),
+    "another order behind a token in front": (
+        lambda: Steps(nn.Linear(3, 4), ("tokens", nn.Linear(4, 4)), in_order(1, 2, 3, 0, 4), prefix(1),
+                      ("tokens", nn.Linear(4, 4)), read=in_order(4, 1, 2, 3, 5), width=4, num_classes=3),
+        (N, 5, 3), {"embed", "head.input"}, {"m3.input"},
     ),
     "time first, as many steps as samples": (
         lambda: ClassesFirst(TimeFirst(3, 4), ("tokens", nn.GRU(4, 4, batch_first=True)), ("tokens", attention(4)),

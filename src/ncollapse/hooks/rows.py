@@ -106,8 +106,8 @@ class TokenRows:
             return UNCLEAR
         length, labels = self.states[name].shape[1], self.num_labels
         fits = length == labels
-        moved = self.moved and (name in self.moved or self.own.get(name) != 0)
-        if fits and (moved or (self._is_reordered(name) and name not in self.in_order)) and not self._ends_in(name):
+        moved = fits and self.moved and (name in self.moved or self.own.get(name) != 0)
+        if (moved or (self._is_reordered(name) and name not in self.in_order)) and not self._ends_in(name):
             return "may have the tokens in another order, as the network changes it inside"
         first = self.own.get(name, self.by_length.get(length, 0 if fits else -1))
         if not 0 <= first <= length - labels:

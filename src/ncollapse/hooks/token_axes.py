@@ -61,6 +61,7 @@ def token_axes(
     # Some features may change at the ends alone by chance, as behind a ReLU: then the kind of module must not say otherwise.
     apart = {name: axis if likely.get(name, axis) == axis else _UNKNOWN for name, axis in apart.items()}
     found = likely | apart | certain | found
+    unclear |= states.keys() - usual if _LAST in found.values() else set()
     found |= _axes_of_views(trace, unclear - found.keys(), found)
     shapes = {axis: {tuple(states[name].shape[1:]) for name in found if found[name] == axis} for axis in (_FIRST, _LAST)}
     for name in unclear - found.keys():
@@ -212,7 +213,7 @@ def _stays_at_its_end(state: Tensor, others: Sequence[Tensor]) -> bool:
     for sample, end in ((0, -1), (1, 0)):
         for profile in [change_profile(state, other, sample, _FIRST) for other in others]:
             own, most = float(profile[end]), profile.sort().values[-2:]
-            if own < float(most[-1]) or own < _MOST_BY_FAR * float(most[0]):
+            if not own or own < float(most[-1]) or own < _MOST_BY_FAR * float(most[0]):
                 return False
     return bool(others) and len(state) > 1
 
