@@ -128,7 +128,8 @@ def test_files_of_the_other_set_of_the_family_are_passed_over(tmp_path: Path, mo
     monkeypatch.setattr("ncollapse.data.locations._IMAGE_SETS", {"mnist": mnist, "fashion_mnist": fashion})
     missing = locate("mnist")
     assert not missing.is_found
-    assert missing.words.startswith("not found: MNIST (train) was needed")
+    assert missing.words.startswith(f"not found in {tmp_path / 'second'}, ")
+    assert "mnist.npz" in missing.words
     assert locate("fashion_mnist") == (True, f"found: {tmp_path / 'second' / NAMES[0]}.gz")
 
 

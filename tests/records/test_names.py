@@ -6,7 +6,7 @@ from ncollapse.records.rows import CLASS_COLUMNS, PAIR_COLUMNS, known_columns
 FILES = """
 recipe.json status.json environment.json glossary.json history.csv measurements.csv depth.json objective.json
 checkpoint.safetensors recording.json report.html compare.html manifest.json figures previous damaged samples.safetensors
-layers.csv layers.html classes.csv pairs.csv .lock sweep.json claims.json
+layers.csv layers.html classes.csv pairs.csv features.json .lock sweep.json claims.json
 """.split()
 
 

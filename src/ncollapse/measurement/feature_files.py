@@ -104,7 +104,7 @@ def check_free(folder: Path) -> None:
         path.unlink()
 
 
-@dataclass
+@dataclass(eq=False)
 class FeatureWriter:
     """Writes a store batch by batch."""
 
