@@ -46,8 +46,8 @@ def measure_checkpoints(
 
     Args:
         model: A network of the same form; its device is kept.
-        checkpoints: A pattern such as "ckpt/*.pt", a folder, or a list: files of safetensors or ``torch.save``, checkpoints of
-            Lightning, and folders of transformers such as checkpoint-500. No code in them runs.
+        checkpoints: A pattern such as ``"ckpt/*.pt"``, a folder, or a list: files of safetensors or ``torch.save``, checkpoints
+            of Lightning, and folders of transformers such as checkpoint-500. No code in them runs.
         batches: The training samples, as ``measure`` takes them; iterated over once per checkpoint or twice.
         num_classes: Number of classes, K.
         out: The run directory: new, or that of an earlier call with the same arguments and the same samples.
