@@ -212,6 +212,21 @@ def test_what_cannot_be_followed_is_said_and_nothing_is_left_out():
     assert found.names[-1] == "head.input"
 
 
+class Written(Detour):
+    """Goes through an operation that writes into its arguments and returns nothing."""
+
+    def forward(self, x):
+        h = torch.zeros(len(x), 6)
+        torch._foreach_add_([h], [self.first(x)])
+        return self.head(torch.relu(self.second(torch.tanh(h))))
+
+
+def test_what_an_operation_writes_into_its_arguments_is_followed():
+    found = find_layers(Written(), X)
+    assert "could not be followed" not in found.why
+    assert found.names == ("second.input", "head.input")
+
+
 def test_the_order_is_the_same_each_time_and_the_network_computes_the_same():
     model = seeded(Towers(2, 2, False)).eval()
     assert len({find_layers(model, (LEFT, RIGHT)).names for _ in range(20)}) == 1

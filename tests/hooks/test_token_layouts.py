@@ -96,6 +96,19 @@ class ChannelsFirst(nn.Module):
         return self.inner(x).transpose(1, 2)
 
 
+class OfOneLength(nn.Module):
+    def __init__(self, channels, width, length):
+        super().__init__()
+        self.inner, self.mix, self.places = (
+            nn.Linear(channels, width),
+            attention(width),
+            nn.Parameter(torch.randn(length, width)),
+        )
+
+    def forward(self, x):
+        return self.mix(self.inner(x) + self.places)
+
+
 class TimeFirst(nn.Module):
     def __init__(self, channels, width):
         super().__init__()
@@ -142,6 +155,10 @@ OF_SAMPLES = {
         lambda: Steps(Pixels(3, 2), lambda h: h[:, 1:3], ("last", nn.Linear(2, 2)), ("last", nn.Linear(2, 2)), read=MOST,
                       width=2, num_classes=3),
         (N, 3, 2, 2), {"m1.input:mean"},
+    ),
+    "a view of attention's tokens": (
+        lambda: Steps(OfOneLength(3, 4, 4), ("last", nn.Linear(4, 4)), read=FIRST, width=4, num_classes=3),
+        (N, 4, 3), {"m0.input:mean"},
     ),
     "a fixed number of them": (
         lambda: Steps(nn.Linear(3, 5), prefix(1), ("tokens", attention(5)), lambda h: h[:, :3], ("last", nn.Linear(3, 3)),

@@ -168,6 +168,11 @@ def test_a_block_is_not_measured_by_a_tensor_that_leads_nowhere(wrap, pick):
     assert "goes on with another" in measure(net, BATCHES, num_classes=K, layers="blocks.*").chosen
 
 
+def test_a_tensor_that_a_function_takes_at_once_leads_on_too():
+    net = Blocks(lambda x, h: (torch.sin(5 * h), h), lambda out: torch.tanh(out[1]))
+    assert "blocks.0, blocks.1 left out (the network goes on with another tensor" in measure(net, BATCHES, num_classes=K).chosen
+
+
 class OfOneSize(Net):
     """Takes batches of one size only, as an exported network."""
 
