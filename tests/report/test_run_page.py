@@ -407,5 +407,9 @@ def test_loss_and_accuracy_of_the_training_are_drawn(html, run_dir, tmp_path):
     curves = training_curves(replace(run, rows=(*run.rows, tested)), "accuracy")
     assert (list(curves), curves["test"]) == (["training", "test"], {150: 0.75})
     assert training_curves(replace(run, rows=(*run.rows, tested)), "loss").keys() == {"training"}
+    later = replace(run, rows=(*run.rows, tested, tested._replace(epoch=100.0)), history=())
+    draw_training(place := Figure().subplots(), later, "accuracy")
+    assert [(line.get_label(), line.get_xdata().tolist()) for line in place.lines[:1]] == [("test", [100, 150])]
+    assert place.get_legend() is not None
     unknown = tuple(record._replace(loss=math.nan, accuracy=math.nan) for record in run.history)
     assert training_curves(replace(run, history=unknown), "loss") == {}

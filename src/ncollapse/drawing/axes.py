@@ -69,7 +69,7 @@ def training_curves(run: Run, name: Reported) -> dict[str, dict[int, float]]:
         int(r.epoch or 0): r.value for r in run.rows if name == "accuracy" and (r.metric, r.split) == ("accuracy", "test")
     }
     finite = {
-        key: {epoch: value for epoch, value in curve.items() if value is not None and math.isfinite(value)}
+        key: {epoch: value for epoch, value in sorted(curve.items()) if value is not None and math.isfinite(value)}
         for key, curve in (("training", reported), ("test", measured))
     }
     return {key: curve for key, curve in finite.items() if curve}
@@ -82,8 +82,9 @@ def draw_training(axes: Axes, run: Run, name: Reported) -> None:
     epochs = sorted({epoch for curve in curves.values() for epoch in curve})
     style.prepare(axes)
     (style.fit_log if min(values) > 0 and max(values) >= 2 * min(values) else style.fit_linear)(axes, values)
-    for (key, curve), color, dashes in zip(curves.items(), (style.INK, style.LINE), ("-", "--"), strict=False):
+    for key, curve in curves.items():
+        color, dashes = (style.LINE, "--") if key == "test" else (style.INK, "-")
         axes.plot([*curve], [*curve.values()], dashes, color=color, linewidth=1.5, clip_on=False, label=key)
     fit_epochs(axes, run, epochs)
-    if len(curves) > 1:
+    if "test" in curves:
         axes.legend(loc="lower right", fontsize=8, frameon=False)

@@ -101,8 +101,8 @@ def _errors(run: Run, position: str) -> dict[str, str]:
 
 
 def _training(run: Run) -> list[tuple[str, str]]:
-    """Draw loss and accuracy where a training of several epochs reported them; each with its name."""
-    names = [name for name in REPORTED if len(training_curves(run, name).get("training", ())) > 1]
+    """Draw loss and accuracy where they are known at several epochs; each with its name."""
+    names = [name for name in REPORTED if any(len(curve) > 1 for curve in training_curves(run, name).values())]
     drawings = [
         PanelDrawing(partial(draw_training, run=run, name=name), f"training-{name}", f"{name} over {run.unit}s", 0)
         for name in names
