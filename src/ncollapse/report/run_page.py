@@ -100,14 +100,14 @@ def _errors(run: Run, position: str) -> dict[str, str]:
     return {metric: say_errors(line, error.baseline.get(metric), error.flow.get(metric)) for metric, line in error.line.items()}
 
 
-def _training(run: Run) -> list[tuple[str, str]]:
+def _training(run: Run) -> dict[str, str]:
     """Draw loss and accuracy where they are known at several epochs; each with its name."""
     names = [name for name in REPORTED if any(len(curve) > 1 for curve in training_curves(run, name).values())]
     drawings = [
         PanelDrawing(partial(draw_training, run=run, name=name), f"training-{name}", f"{name} over {run.unit}s", 0)
         for name in names
     ]
-    return list(zip(names, panel_svgs(drawings, width=4.6), strict=True)) if names else []
+    return dict(zip(names, panel_svgs(drawings, width=4.6), strict=True))
 
 
 def _last_values(run: Run) -> list[Finding]:
