@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from analysis.small_network import batches_of, drawn, network
 from ncollapse.analysis import false_positive_rate
 from ncollapse.depth import linear_cka
 from ncollapse.records.rows import CLASS_COLUMNS, PAIR_COLUMNS
+from ncollapse.report import write_layers_page
 
 FOREIGN = 2 * torch.randn(25, 5, generator=torch.Generator().manual_seed(5)) + 1
 
@@ -181,6 +183,19 @@ def test_tables_are_written(diagnosed, tmp_path):
     frame = found.to_pandas()
     assert frame.loc[frame.layer == "blocks.0", "probe.test"].item() == found.value("probe", "blocks.0")
     assert "Redundant after" in str(found) or "No layer is redundant" in str(found)
+
+
+def test_one_layer_has_none_before_it(tmp_path):
+    found = nc.diagnose(network(5), [(torch.randn(20, 5), torch.arange(20) % 5)], num_classes=5, layers=["blocks.1"])
+    assert found.verdicts()[0].startswith("Only blocks.1 was read. The best head on it reaches ")
+    assert "redundant" not in " ".join(found.verdicts())
+    assert "Similarity of layers" not in write_layers_page(found.record, tmp_path / "page.html").read_text()
+
+
+def test_all_layers_are_needed_where_no_head_suffices(tmp_path, diagnosed):
+    worse = dataclasses.replace(diagnosed[0].record, accuracy={"train": 1.2, "test": 1.2})
+    count = len(worse.layers)
+    assert f"{count} of {count}" in write_layers_page(worse, tmp_path / "page.html").read_text()
 
 
 def test_merged_minorities_are_named():

@@ -45,8 +45,12 @@ def _redundant(record: DiagnosisRecord) -> str:
     whole = "the best head on the last layer" if math.isnan(record.accuracy[record.decided]) else "the whole network"
     found = sufficient_layer(record)
     last = len(record.layers) - 1
+    if last == 0:
+        here = max(record.value(head, record.layers[0]) for head in HEADS)
+        beside = "" if math.isnan(record.accuracy[record.decided]) else f", {whole} {percent(accuracy)}"
+        return f"Only {named(record.layers[0])} was read. The best head on it reaches {percent(here)} {where}{beside}."
     if found is None or found[0] == last:
-        best = max((record.value(head, layer), layer) for layer in record.layers[:-1] or record.layers for head in HEADS)
+        best = max((record.value(head, layer), layer) for layer in record.layers[:-1] for head in HEADS)
         return (
             f"No layer is redundant: before the last one, the best head reaches {percent(best[0])} {where} (at "
             f"{named(best[1])}), {whole} {percent(accuracy)}."

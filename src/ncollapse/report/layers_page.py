@@ -60,8 +60,8 @@ def write_layers_page(record: DiagnosisRecord, out: Path, *, title: str = "What 
 
 def _cards(record: DiagnosisRecord) -> list[tuple[str, str]]:
     cards = [(f"{split} accuracy of the network", _share(value)) for split, value in record.accuracy.items()]
-    found = sufficient_layer(record)
-    cards.append(("layers that are needed", f"{_UNDEFINED if found is None else found[0] + 1} of {len(record.layers)}"))
+    found, count = sufficient_layer(record), len(record.layers)
+    cards.append(("layers that are needed", f"{count if found is None else found[0] + 1} of {count}"))
     depth = record.effective_depth
     cards.append(
         ("effective depth (error ≤ 0.005)", "not reached" if depth is None else f"{depth} of {len(record.layers) - 1}")
@@ -133,7 +133,7 @@ def _pictures(record: DiagnosisRecord) -> list[dict[str, Any]]:
     matrix = [[record.distances[i][j] for j in order] for i in order]
     labels = names if len(names) <= _LABELED else []
     order_words = f" Order: {', '.join(names)}." if not labels and len(names) <= _NAMED else ""
-    return [
+    found = [
         {
             "title": f"Distances of class means at {named(record.layers[-1])}",
             "src": _source(matrix_png(matrix, colors="RdBu", low=0, high=2)),
@@ -149,6 +149,8 @@ def _pictures(record: DiagnosisRecord) -> list[dict[str, Any]]:
             "labels": [str(depth) for depth in range(len(record.layers)) if len(record.layers) <= _LABELED],
         },
     ]
+    # One layer has none to be like.
+    return found if len(record.layers) > 1 else found[:1]
 
 
 def _panel(name: str, label: str, draw: Callable[[Axes], None]) -> str:
