@@ -9,6 +9,7 @@
 #   make bench   time and memory beside simple rivals, into docs/records.json (ROWS="fc_1000 stream_128")
 #   make release   wheel and source archive in dist/, then demo, examples and a smoke test in a clean environment away from here
 #   make docs   the site in site/, in an environment of its own (.venv-docs)    make docs-pages   what is made from the code
+#   make docs-check   a site without executed tutorials and pictures, which finds what `make docs` would warn of in a minute
 #   make test-zoo   public networks of torchvision, timm and transformers, in an environment of their own (.venv-zoo)
 #   make test-integrations   with Lightning, torchmetrics, transformers, peft, graphs, TensorBoard, wandb, trackio, in an environment of their own (.venv-integrations)
 # Knobs: PYTHON=python3.12 VENV=.venv EXTRAS=dev INSTALLER=pip OUT=runs/demo
@@ -33,7 +34,7 @@ export OMP_NUM_THREADS ?= 1
 # Dozens of processes import torch and the library: each would compile them where keeping compiled files is turned off.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo hooks test test-slow test-minimum test-3.12 test-3.13 mutants test-zoo test-integrations lint bench release docs docs-here docs-pages docs-networks test-zoo-here test-integrations-here docs-networks-here clean
+.PHONY: demo hooks test test-slow test-minimum test-3.12 test-3.13 mutants test-zoo test-integrations lint bench release docs docs-here docs-check docs-check-here docs-pages docs-networks test-zoo-here test-integrations-here docs-networks-here clean
 
 demo: $(STAMP)
 	$(BIN)/ncollapse demo --out $(OUT)
@@ -113,6 +114,13 @@ docs:
 docs-here: $(STAMP)
 	$(BIN)/python -m sphinx -b html -W --keep-going -q -c docs . site
 	@echo "Site: site/index.html"
+
+docs-check: export EXTRAS = dev,site
+docs-check:
+	$(MAKE) --no-print-directory $@-here
+
+docs-check-here: $(STAMP)
+	$(BIN)/python -m sphinx -b html -t check -W --keep-going -q -c docs . build/docs-check
 
 clean:
 	rm -rf $(VENV) .venv-docs site jupyter_execute docs/made .venv-zoo .venv-integrations .venv-minimum .venv-3.12 .venv-3.13 build dist .pytest_cache .ruff_cache .mypy_cache

@@ -148,24 +148,30 @@ def _picture(example: str) -> str:
     return f"![{example.replace('_', ' ')}]({example}.svg)\n\nDrawn by `{command}`.\n"
 
 
-def draw(folder: Path) -> None:
-    """Draw the pictures of the examples that are not there yet."""
-    for example, model in _DRAWN.items():
-        file = folder / f"{example}.svg"
-        if not file.exists():
+def draw(folder: Path, empty: bool) -> None:
+    """Draw the pictures of the examples that are not there yet, or leave empty files to be drawn later."""
+    files = {example: folder / f"{example}.svg" for example in (*_DRAWN, *_DRAWING)}
+    for example, file in files.items():
+        if empty:
+            file.touch()
+        elif not file.exists() or not file.stat().st_size:
             with contextlib.redirect_stdout(io.StringIO()):
-                main(["solve", *shlex.split(model), "--figure", str(file)])
-    for example, arguments in _DRAWING.items():
-        file = folder / f"{example}.svg"
-        if not file.exists():
-            with contextlib.redirect_stdout(io.StringIO()), unittest.mock.patch("sys.argv", ["", *arguments, str(file)]):
-                runpy.run_path(str(ROOT / "examples" / f"{example}.py"))
+                _draw(example, file)
 
 
-def write() -> None:
+def _draw(example: str, file: Path) -> None:
+    """Draw one, with the command or with the example itself."""
+    if example in _DRAWN:
+        main(["solve", *shlex.split(_DRAWN[example]), "--figure", str(file)])
+        return
+    with unittest.mock.patch("sys.argv", ["", *_DRAWING[example], str(file)]):
+        runpy.run_path(str(ROOT / "examples" / f"{example}.py"))
+
+
+def write(empty_pictures: bool = False) -> None:
     """Write the pages into docs/made, which git ignores."""
     folder = DOCS / "made"
     folder.mkdir(exist_ok=True)
-    draw(folder)
+    draw(folder, empty_pictures)
     for name, text in {"command": command_page(), "messages": messages_page(), "gallery": gallery_page()}.items():
         (folder / f"{name}.md").write_text(text)

@@ -150,7 +150,8 @@ def test_the_core_is_printed_and_the_rest_is_said_to_be_there():
     lines = str(m).splitlines()
     assert lines[2].split() == ["layer", *CORE]
     more = len({row.metric for row in m.rows}) - len(CORE)
-    assert lines[-1].startswith(f"{more} more metrics were measured: ")
+    assert lines[-2].startswith(f"{more} more metrics were measured: ")
+    assert lines[-1].endswith("print(nc.METRICS['pfc1']) explains one.")
     assert m["nc1_total"] == {"features": m.value("nc1_total")}, "as the last line says"
     named = measure_features(CASE.features, CASE.labels, num_classes=4, metrics=["gnc2", "core"])
     assert "gnc2" in str(named).splitlines()[2].split()

@@ -176,7 +176,7 @@ def test_what_was_not_collected_is_said():
 def test_an_unknown_id_names_near_ones():
     with pytest.raises(ValueError, match=r"No metric 'cor'\. Near ones: core"):
         select_metrics("cor")
-    text = r"No metric 'nc2_equinrom'\. Near ones: nc2_equinorm, .*\. docs/metrics\.md lists all"
+    text = r"No metric 'nc2_equinrom'\. Near ones: nc2_equinorm, .*\. list\(ncollapse\.METRICS\) has all"
     with pytest.raises(ValueError, match=text):
         select_metrics(["pfc1", "nc2_equinrom"])
 
@@ -191,3 +191,10 @@ def test_evaluation_follows_the_metrics_that_were_asked_for():
     statistics = layer_statistics(case.features, case.labels, 4, classifier_of(case), scatter=False)
     asked = [METRICS["nc4"], METRICS["rank_total"], METRICS["pfc1"]]
     assert [value.metric for value in evaluate_metrics(statistics, asked)] == ["nc4", "pfc1"]
+
+
+def test_a_metric_in_print_names_where_its_formula_is_only_if_it_has_one():
+    text = str(METRICS["pfc1.population"])
+    assert text.splitlines()[-1].startswith("Formula: docs/metrics.md#pfc1population in")
+    own = dataclasses.replace(METRICS["pfc1"], id="own", compute=lambda statistics: statistics.moments.counts.sum())
+    assert str(own).splitlines()[-1] == f"Source: {own.reference}"

@@ -136,6 +136,12 @@ def test_ids_are_unique_and_references_resolve(page):
     assert set(used) <= set(ids)
 
 
+def test_letters_lead_to_flags_and_captions_to_terms(page):
+    assert {"#term-pfc1", "#term-pfc3", "#term-nc"} <= set(page.attribute("href"))
+    assert "#metrics-0-flag-a" in page.attribute("href")
+    assert "metrics-0-pfc1" in page.attribute("id")
+
+
 def test_three_lines_come_first_and_terms_are_explained(html, page, shared_run):
     words = " ".join(page.words)
     lines = summarize(read_run(shared_run))
@@ -148,7 +154,7 @@ def test_three_lines_come_first_and_terms_are_explained(html, page, shared_run):
     assert "<li>" not in shown
     assert html.index("<table") > html.rindex("<h3>") > html.index('id="terms"')
     assert '<a href="#terms">Terms</a>' in html
-    terms = re.findall(r"<dt>([^<]*)</dt><dd>", html[html.index('id="terms"') :])
+    terms = re.findall(r"<dt[^>]*>([^<]*)</dt><dd>", html[html.index('id="terms"') :])
     assert terms[:3] == ["PFC1", "PFC2", "PFC3"]
     assert {"CDNV", "Baseline", "Decade", "τ"} <= set(terms)
     # On a narrow screen only the meanings of metrics give way.
@@ -327,7 +333,8 @@ def test_estimates_stand_beside_the_plain_values(make_run, tmp_path, without_dra
     assert [flag for _, flag, _ in estimates.flags] == ["undersampled", "unresolved", "unbounded"]
     page = write_page(run_dir, tmp_path / "b.html").read_text()
     assert "Estimates for the population" in page
-    assert "19 → 159 ± 12<sup>a</sup>" in page
+    assert '19 → 159 ± 12<sup><a href="#estimates-0-flag-a">a</a></sup>' in page
+    assert '<li id="estimates-0-flag-a"><sup>a</sup> <b>undersampled</b>' in page
 
 
 def test_recipe_is_grouped_and_deeper_nesting_dotted(run_dir, edit):

@@ -42,7 +42,7 @@ def add_report_commands(commands: Any) -> None:
 
 
 def _add_claims(commands: Any) -> None:
-    claims = commands.add_parser("claims", help="test the claims of the papers on runs (rules: docs/claims.md)")
+    claims = commands.add_parser("claims", help="test the claims of the papers on runs (its page has the rules)")
     claims.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run directories, or folders of sweeps")
     claims.add_argument("--out", type=file, metavar="FILE", help="the page (default: claims.html in the first DIR)")
     claims.add_argument(

@@ -32,7 +32,10 @@ class TextTable(NamedTuple):
         notes = [f"* {flag}: {flags[flag]}" for flag in sorted({flag for row in cells.values() for flag in row.flags})]
         more = len({row.metric for row in rows}) - len(metrics)
         if more:
-            notes.append(f"{more} more metrics were measured: m['nc1_total'] in Python, --metrics all on the command line.")
+            notes.append(
+                f"{more} more metrics were measured: m['nc1_total'] in Python, --metrics all on the command line. "
+                "print(nc.METRICS['pfc1']) explains one."
+            )
         return cls(summary, ["layer", *metrics], lines, notes)
 
     def text(self, width: int | None = None) -> str:

@@ -63,7 +63,7 @@ class MetricValue(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """One registry entry.
+    """One registry entry. ``print(METRICS["pfc1"])`` shows what a user should know of it.
 
     Attributes:
         id: Public name, a column of tables.
@@ -101,6 +101,15 @@ class Metric:
     despite_empty: bool = False
     noise: Callable[[LayerStatistics], Tensor] | None = None
     stacks: bool = False
+
+    def __str__(self) -> str:
+        collapsed = "" if self.at_collapse is None else f"; {self.at_collapse:.4g} at collapse"
+        flags = sorted({self.nan_flag, *self.undefined_when, *self.flagged_when})
+        lines = [f"{self.id}: {self.title}", f"Range: {self.bounds[0]:.4g} to {self.bounds[1]:.4g}{collapsed}"]
+        lines += [f"Flags: {', '.join(flags)} (ncollapse.FLAGS has their meanings)", f"Source: {self.reference}"]
+        if self.compute.__module__.startswith("ncollapse."):
+            lines.append(f"Formula: docs/metrics.md#{self.id.replace('.', '')} in the source archive, and the same page of the site")
+        return "\n".join(lines)
 
     def evaluate(self, statistics: LayerStatistics, conditions: set[str]) -> MetricValue:
         """Return the value and its flags; nan with a flag if it is undefined.

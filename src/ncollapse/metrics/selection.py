@@ -56,7 +56,7 @@ def select_metrics(metrics: MetricChoice, *, by_reference: bool = False) -> list
             named.update(words.get(item.lower()) or [_known(item)])
         else:
             raise TypeError(
-                f"metrics must be ids, such as 'pfc1', or Metric values, got {type(item).__name__}. See docs/metrics.md."
+                f"metrics must be ids, such as 'pfc1', or Metric values, got {type(item).__name__}. list(ncollapse.METRICS) has all."
             )
     return [metric for id, metric in METRICS.items() if id in named or own.get(id) is metric] + [
         metric for id, metric in own.items() if id not in METRICS
@@ -67,7 +67,7 @@ def _known(name: str) -> str:
     id = name.lower()
     if id not in METRICS:
         near = near_words(id, [*METRICS, *WORDS]) or f"Known: {', '.join(METRICS)}. "
-        raise ValueError(f"No metric {name!r}. {near}docs/metrics.md lists all.")
+        raise ValueError(f"No metric {name!r}. {near}list(ncollapse.METRICS) has all.")
     return id
 
 
