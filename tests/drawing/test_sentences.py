@@ -261,19 +261,19 @@ def test_crossing_pairs_are_told_where_they_were_counted(said):
 
 
 def test_the_verdict_for_a_collapsed_end(said):
-    start = "Put the class means"
+    start = "Suppose that every sample"
     assert not any(sentence.startswith(start) for sentence in said())
     sentence = one(said(lambda record: record.update(collapsed_optimality={"optimal": True, "biases": [0.5, None]})), start)
     assert sentence == (
-        "Put the class means of the last layer in place of its features. The network's pairing of first and last features is "
-        "then optimal transport, because a linear classifier with these means as weights makes no error on the first features "
-        "(ties count as right)."
+        "Suppose that every sample ended exactly at the last layer's mean of its class. Then the network's pairing of first "
+        "and last features is optimal transport, because a linear classifier with these means as weights makes no error on the "
+        "first features (ties count as right)."
     )
     against = {"optimal": False, "biases": None, "cycle": [4, 9, 7], "gain": 1.234, "tolerance": 1e-12}
     sentence = one(said(lambda record: record.update(collapsed_optimality=against)), start)
     assert sentence.endswith(
-        "not optimal transport: the sum of squared distances falls by 1.23 if one sample of each class in 4 → 9 → 7 → 4 goes "
-        "to the mean of the next class, not of its own."
+        "not optimal transport. A better one takes a sample of each class in 4 → 9 → 7 → 4 and sends it to the mean of the "
+        "next class: the sum of squared distances falls by 1.23."
     )
 
 
@@ -369,15 +369,15 @@ def test_two_layers_have_none_between_them(run_dir, monkeypatch):
     [
         (
             {"gap": 0.1, "exponent": 0.07, "cost": 3.2},
-            "0 is the flow, 0.5 the straight line. These layers fit 0.07 best, wherever they are placed along the path. To "
-            "take the class means from each layer to the next, linear blocks need at least 3.2 times the squared weights that "
-            "the cheapest path between the same ends needs.",
+            "0 is the flow, 0.5 the straight line. The exponent that fits these layers best is 0.07, wherever they are placed "
+            "along the path. Linear blocks that move the class means from layer to layer as here need at least 3.2 times the "
+            "squared weights of the cheapest path between the same ends.",
         ),
         (
             {"gap": 0.0199, "exponent": None, "cost": None},
             "Flow and straight line differ by 0.0199 decades here, too little to tell them apart.",
         ),
-        ({"gap": 0.1, "exponent": None, "cost": None}, "None of them fits these layers."),
+        ({"gap": 0.1, "exponent": None, "cost": None}, "None of the family fits these layers."),
     ],
 )
 def test_the_flow_of_class_means(said, path, words):
@@ -385,7 +385,7 @@ def test_the_flow_of_class_means(said, path, words):
         errors = {"line": {"pfc2": 0.2}, "null": {"pfc2": 0.1}, "flow": {"pfc2": 0.05}}
         record.update(mean_path=path, prediction_error={"projection": errors})
 
-    sentence = one(said(change), "The flow of class means also predicts PFC2")
+    sentence = one(said(change), "The flow of class means is another prediction of PFC2")
     assert "is off by 0.05 decades, the straight line by 0.2, the baseline by 0.1. " in sentence
     assert sentence.endswith(words)
 
@@ -455,9 +455,9 @@ def test_theorem2(said):
 
 def test_theorem3(said):
     assert one(said(), "PFC3 along") == (
-        "PFC3 along the straight line: put the class means of the last layer in place of its features. Then PFC3 might fall "
-        "along the line: 3 of 15,660 pairs of a sample and a wrong class can turn from right to wrong. With the measured last "
-        "features, it falls at 24 of 100 steps."
+        "PFC3 along the straight line: suppose that every sample ended at the last layer's mean of its class. Then PFC3 might "
+        "fall along the line: 3 of 15,660 pairs of a sample and a wrong class can turn from right to wrong. With the measured "
+        "last features, it falls at 24 of 100 steps."
     )
     good = {"guaranteed": True, "violating_pairs": 0}
     sentence = one(said(lambda record: record["theorem3"].update(good)), "PFC3 along")
@@ -559,8 +559,8 @@ def test_alignment_is_told_and_whether_it_binds(said):
 
     assert not any(sentence.startswith("The alignment") for sentence in said())
     sentence = one(said(aligned(False)), "The alignment of first and last class means")
-    assert "class means is 0.917; at 1 no rotation brings them nearer. " in sentence
-    assert sentence.endswith("the last layer is an exact simplex ETF. This does not apply here.")
+    assert "class means is 0.917 (1: no rotation brings them nearer). " in sentence
+    assert sentence.endswith("the last layer is an exact simplex ETF, PFC2 cannot rise along the line. That is not so here.")
     sentence = one(said(aligned(True)), "The alignment of first and last class means")
     assert sentence.endswith(
         "The last layer is a simplex ETF too, so PFC2 cannot rise along the line, whatever the transport cost."
@@ -596,14 +596,15 @@ def test_the_nearest_hypothesis_about_pfc2_is_told(said):
         return one(said(lambda record: record.update(flattening=found | changes)), "Flattening theorem")
 
     assert not any(words.startswith("Flattening") for words in said())
-    assert "miss this by 0.5 of their length (directions 0.3, ratios 0.4). The theorem tolerates at most 0.001" in sentence()
     assert (
-        "0.25 from a simplex ETF (Theorem 2; if they reached it, condition (A) or (B) would hold), and 0.6 from" in sentence()
+        "miss this by 0.5 of their length (0.3 in the singular vectors, 0.4 in the values). The theorem tolerates at most 0.001"
+        in (sentence())
     )
-    assert sentence().endswith("What Theorem 2 assumes is nearest.")
-    assert sentence(etf_sufficient=False).endswith("What the flattening theorem assumes is nearest.")
+    assert "is 0.25 (if they reached it, condition (A) or (B) would hold). The theorem of the" in sentence()
+    assert sentence().endswith("from that the distance is 0.6. So Theorem 2 comes nearest to applying.")
+    assert sentence(etf_sufficient=False).endswith("So the flattening theorem comes nearest to applying.")
     assert sentence(etf_sufficient=None, etf_distance=None, polar_distance=None).endswith(
-        "flattening theorem assumes is nearest."
+        "flattening theorem comes nearest to applying."
     )
     held = sentence(misalignment=0.0, ratio_defect=0.0005, guaranteed=True)
     assert held.endswith("The theorem tolerates 0.001, so PFC2 cannot rise along the line.")

@@ -76,18 +76,18 @@ def _say_collapsed_optimality(verdict: CollapsedOptimality | None) -> list[str]:
     """State the exact test for a collapsed end: the map onto the last class means is optimal, or a cycle improves it."""
     if verdict is None or verdict.optimal is None:
         return []
-    said = "Put the class means of the last layer in place of its features. The network's pairing of first and last features "
+    said = "Suppose that every sample ended exactly at the last layer's mean of its class. "
     if verdict.optimal:
-        said += (
-            "is then optimal transport, because a linear classifier with these means as weights makes no error on the first "
-        )
-        return [f"{said}features (ties count as right)."]
-    said += "is then not optimal transport"
+        return [
+            f"{said}Then the network's pairing of first and last features is optimal transport, because a linear classifier "
+            "with these means as weights makes no error on the first features (ties count as right)."
+        ]
+    said += "Then the network's pairing of first and last features is not optimal transport. "
     if verdict.cycle:
         classes = " → ".join(str(k) for k in (*verdict.cycle, verdict.cycle[0]))
-        said += f": the sum of squared distances falls by {number(verdict.gain)} if one sample of each class in {classes} "
-        said += "goes to the mean of the next class, not of its own"
-    return [f"{said}."]
+        said += f"A better one takes a sample of each class in {classes} and sends it to the mean of the next class: the sum "
+        said += f"of squared distances falls by {number(verdict.gain)}."
+    return [said.rstrip()]
 
 
 def say_bounds(run: Run) -> list[str]:

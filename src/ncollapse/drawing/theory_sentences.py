@@ -60,23 +60,23 @@ def say_mean_path(run: Run) -> str:
         )
     line, baseline = run.prediction_errors("pfc2")
     said = (
-        "The flow of class means also predicts PFC2 from the two ends. It follows the affine-invariant geodesic between their "
+        "The flow of class means is another prediction of PFC2 from the two ends: the affine-invariant geodesic between their "
         f"Gram matrices. It is off by {number(flow)} decades, the straight line by {number(line)}, the baseline by "
         f"{number(baseline)}. "
     )
     if path.gap is None or path.gap < APART:
         said += f"Flow and straight line differ by {number(path.gap)} decades here, too little to tell them apart."
     elif path.exponent is None:
-        said += "Both belong to a family of paths with one exponent. None of them fits these layers."
+        said += "Flow and straight line are two of a family of paths with one exponent. None of the family fits these layers."
     else:
         said += (
-            "Both belong to a family of paths with one exponent: 0 is the flow, 0.5 the straight line. These layers fit "
-            f"{number(path.exponent)} best, wherever they are placed along the path."
+            "Flow and straight line are two of a family of paths with one exponent: 0 is the flow, 0.5 the straight line. The "
+            f"exponent that fits these layers best is {number(path.exponent)}, wherever they are placed along the path."
         )
     if path.cost is not None:
         said += (
-            f" To take the class means from each layer to the next, linear blocks need at least {number(path.cost)} times the "
-            "squared weights that the cheapest path between the same ends needs."
+            f" Linear blocks that move the class means from layer to layer as here need at least {number(path.cost)} times "
+            "the squared weights of the cheapest path between the same ends."
         )
     return said
 
@@ -179,10 +179,12 @@ def _say_alignment(found: PolarAlignment | None) -> list[str]:
     """State our theorem of the optimal rotation: PFC2 falls towards an ETF that is aligned, at any transport cost."""
     if found is None or found.alignment is None:
         return []
-    said = f"The alignment of first and last class means is {number(found.alignment)}; at 1 no rotation brings them nearer. "
+    said = f"The alignment of first and last class means is {number(found.alignment)} (1: no rotation brings them nearer). "
     if found.guaranteed:
         return [f"{said}The last layer is a simplex ETF too, so PFC2 cannot rise along the line, whatever the transport cost."]
-    return [f"{said}PFC2 cannot rise if it is 1 and the last layer is an exact simplex ETF. This does not apply here."]
+    return [
+        f"{said}Where it is 1 and the last layer is an exact simplex ETF, PFC2 cannot rise along the line. That is not so here."
+    ]
 
 
 def _say_flattening(found: Flattening | None) -> list[str]:
@@ -191,9 +193,9 @@ def _say_flattening(found: Flattening | None) -> list[str]:
         return []
     said = (
         "Flattening theorem: PFC2 cannot rise along the line if the class means of both ends have the same singular vectors, "
-        "and if their singular values become more equal in unchanged order. The last class means miss this by "
-        f"{number(found.defect)} of their length (directions {number(found.misalignment)}, ratios "
-        f"{number(found.ratio_defect)}). "
+        "and their singular values keep their order and become more equal. The last class means miss this by "
+        f"{number(found.defect)} of their length ({number(found.misalignment)} in the singular vectors, "
+        f"{number(found.ratio_defect)} in the values). "
     )
     if found.guaranteed:
         return [f"{said}The theorem tolerates {number(found.radius)}, so PFC2 cannot rise along the line."]
@@ -209,9 +211,10 @@ def _say_flattening(found: Flattening | None) -> list[str]:
         None: "there are too few dimensions for one",
     }
     return [
-        f"{said}How far the last class means are from what other theorems assume: {number(found.etf_distance)} from a simplex "
-        f"ETF (Theorem 2; {condition[found.etf_sufficient]}), and {number(found.polar_distance)} from a simplex ETF that no "
-        f"rotation brings nearer to the first ones. What {nearest} assumes is nearest."
+        f"{said}Theorem 2 assumes a simplex ETF at the end. The relative distance of the last class means from one is "
+        f"{number(found.etf_distance)} ({condition[found.etf_sufficient]}). The theorem of the alignment assumes a simplex ETF that no "
+        f"rotation brings nearer to the first class means; from that the distance is {number(found.polar_distance)}. So "
+        f" {nearest} comes nearest to applying."
     ]
 
 
@@ -224,7 +227,7 @@ def _say_theorem3(theorem: Theorem3 | None) -> str:
     pairs = "an undefined number" if theorem.violating_pairs is None else f"{theorem.violating_pairs:,}"
     total = "" if theorem.num_pairs is None else f" of {theorem.num_pairs:,}"
     said = (
-        "PFC3 along the straight line: put the class means of the last layer in place of its features. Then PFC3 "
+        "PFC3 along the straight line: suppose that every sample ended at the last layer's mean of its class. Then PFC3 "
         f"{'cannot' if theorem.guaranteed else 'might'} fall along the line: {pairs}{total} pairs of a sample and a wrong "
         "class can turn from right to wrong. "
     )

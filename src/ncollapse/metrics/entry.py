@@ -108,7 +108,8 @@ class Metric:
         lines = [f"{self.id}: {self.title}", f"Range: {self.bounds[0]:.4g} to {self.bounds[1]:.4g}{collapsed}"]
         lines += [f"Flags: {', '.join(flags)} (ncollapse.FLAGS has their meanings)", f"Source: {self.reference}"]
         if self.compute.__module__.startswith("ncollapse."):
-            lines.append(f"Formula: docs/metrics.md#{self.id.replace('.', '')} in the source archive, and the same page of the site")
+            anchor = self.id.replace(".", "")
+            lines.append(f"Formula: docs/metrics.md#{anchor} in the source archive, and the same page of the site")
         return "\n".join(lines)
 
     def evaluate(self, statistics: LayerStatistics, conditions: set[str]) -> MetricValue:

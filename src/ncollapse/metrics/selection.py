@@ -56,7 +56,8 @@ def select_metrics(metrics: MetricChoice, *, by_reference: bool = False) -> list
             named.update(words.get(item.lower()) or [_known(item)])
         else:
             raise TypeError(
-                f"metrics must be ids, such as 'pfc1', or Metric values, got {type(item).__name__}. list(ncollapse.METRICS) has all."
+                f"metrics must be ids, such as 'pfc1', or Metric values, got {type(item).__name__}. "
+                "list(ncollapse.METRICS) has all."
             )
     return [metric for id, metric in METRICS.items() if id in named or own.get(id) is metric] + [
         metric for id, metric in own.items() if id not in METRICS

@@ -42,6 +42,7 @@ def convention_parts(convention: Convention) -> ConventionParts:
     """Look a convention up by name."""
     if convention not in CONVENTIONS:
         raise ValueError(
-            f"convention must be one of {', '.join(get_args(Convention))}, got {convention!r}. If classes have equal counts, take 'class'."
+            f"convention must be one of {', '.join(get_args(Convention))}, got {convention!r}. "
+            "If classes have equal counts, take 'class'."
         )
     return CONVENTIONS[convention]
