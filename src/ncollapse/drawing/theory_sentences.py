@@ -212,9 +212,9 @@ def _say_flattening(found: Flattening | None) -> list[str]:
     }
     return [
         f"{said}Theorem 2 assumes a simplex ETF at the end. The relative distance of the last class means from one is "
-        f"{number(found.etf_distance)} ({condition[found.etf_sufficient]}). The theorem of the alignment assumes a simplex ETF that no "
-        f"rotation brings nearer to the first class means; from that the distance is {number(found.polar_distance)}. So "
-        f" {nearest} comes nearest to applying."
+        f"{number(found.etf_distance)} ({condition[found.etf_sufficient]}). The theorem of the alignment assumes a simplex ETF "
+        "that no rotation brings nearer to the first class means; from that the distance is "
+        f"{number(found.polar_distance)}. So {nearest} comes nearest to applying."
     ]
 
 
