@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from ncollapse.experiments.deep import DEEP_EXPERIMENTS
 from ncollapse.experiments.experiment import Experiment
+from ncollapse.experiments.other_papers import ALIGNMENT_EXPERIMENTS, LAW_EXPERIMENTS
 from ncollapse.experiments.pfc import PFC_EXPERIMENTS
 from ncollapse.experiments.pfc_theory import PFC_THEORY
 from ncollapse.experiments.review_depth import DEPTH_EXPERIMENTS
@@ -16,7 +17,6 @@ from ncollapse.experiments.review_testing import TESTING_EXPERIMENTS
 from ncollapse.experiments.review_theory import THEORY_EXPERIMENTS
 from ncollapse.experiments.review_training import TRAINING_EXPERIMENTS
 from ncollapse.experiments.review_transfer import TRANSFER_EXPERIMENTS
-from ncollapse.experiments.separation import LAW_EXPERIMENTS
 from ncollapse.near_words import near_words
 
 _ALL = (
@@ -32,6 +32,7 @@ _ALL = (
     *STRANGERS_EXPERIMENTS,
     *IMBALANCE_EXPERIMENTS,
     *LAW_EXPERIMENTS,
+    *ALIGNMENT_EXPERIMENTS,
 )
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 

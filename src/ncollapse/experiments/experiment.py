@@ -11,13 +11,14 @@ from ncollapse.claims.evidence import Value
 from ncollapse.experiments.work import Work
 from ncollapse.recipes.data import DataName
 
-Source = Literal["pfc", "deep", "review", "law"]
+Source = Literal["pfc", "deep", "review", "law", "alignment"]
 PAPERS: dict[Source, str] = {
     "pfc": "Wang et al., Progressive Feedforward Collapse of ResNet Training, arXiv 2405.00985",
     "deep": "Súkeník et al., Neural Collapse is Globally Optimal in Deep Regularized ResNets and Transformers, "
     "arXiv 2505.15239",
     "review": "Kothapalli et al., Neural Collapse: A Review on Modelling Principles and Generalization, arXiv 2206.04041",
     "law": "He and Su, A Law of Data Separation in Deep Learning, PNAS 2023, arXiv 2210.17020, on its own setting",
+    "alignment": "Li and Papyan, Residual Alignment: Uncovering the Mechanisms of Residual Networks, NeurIPS 2023",
 }
 
 

@@ -1,15 +1,17 @@
-"""The law of data separation against the formula of its authors in numpy, and graphs against counts by hand."""
+"""The law of data separation against the formula of its authors in numpy, residual alignment, graphs against counts by hand."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from ncollapse.analysis import ResidualAlignment
 from ncollapse.data.labeled import LabeledData
-from ncollapse.experiments import Work, review_training, separation
+from ncollapse.experiments import EXPERIMENTS, Work, other_papers, review_training
+from ncollapse.experiments.other_papers import feedforward, fuzziness, small_images
 from ncollapse.experiments.review_training import GraphLayer, balanced_graph, random_graph
-from ncollapse.experiments.separation import feedforward, fuzziness, small_images
 
 K = 3
 
@@ -79,8 +81,8 @@ def test_the_law_is_one_of_all_networks(monkeypatch):
         ({3: (line, line), 7: (line, bent)}, (False, True)),
         ({3: (line, line[::-1])}, (False, True)),
     ):
-        monkeypatch.setattr(separation, "_networks", lambda work, networks=networks: networks)
-        found = separation.law_of_separation(Work(0, False, None, print))
+        monkeypatch.setattr(other_papers, "_networks", lambda work, networks=networks: networks)
+        found = other_papers.law_of_separation(Work(0, False, None, print))
         assert (found.value, found.before) == expected
 
 
@@ -92,3 +94,58 @@ def test_a_graph_layer_takes_the_mean_of_the_neighbors():
         layer.own(nodes) + torch.stack([(nodes[1] + nodes[2]) / 2, nodes[0], nodes[1]]) @ layer.others.weight.T
     )
     assert torch.allclose(layer(nodes, mean), expected)
+
+
+def made(ratios=(1.0, 1.0), straightness=1.0, shared=((1.0, 1.0), (1.0, 1.0)), top=(1.0, 1.0)):
+    tensors = (torch.tensor(values, dtype=torch.float64) for values in (ratios, shared, top))
+    steps, frames, values = tensors
+    return ResidualAlignment(tuple("ab"[: len(steps)]), 3, 4, steps, straightness, frames, values)
+
+
+@pytest.mark.parametrize(
+    ("trained", "expected"),
+    [
+        (made(), True),
+        (made(ratios=(0.81, 1.19)), True),
+        (made(ratios=(0.79, 1.21)), False),
+        (made(ratios=(0.74, 1.26)), False),
+        (made(straightness=0.89), False),
+    ],
+)
+def test_steps_are_equal_and_on_a_line(trained, expected, monkeypatch):
+    pair = {"before training": made(straightness=0.5), "after training": trained}
+    monkeypatch.setattr(other_papers, "_aligned", lambda *_: pair)
+    found = EXPERIMENTS["alignment:ra1"].measure(Work(0, False, None, print))
+    assert (found.value, found.before) == (expected, False)
+    assert [point.y for point in found.points] == [1, 1, *trained.step_ratios.tolist()]
+
+
+def test_frames_are_shared_and_few(monkeypatch):
+    """The mean over pairs of blocks, and the block with the least energy in its K leading directions."""
+    pair = {"before training": made(shared=((0.9, 0.2), (0.4, 0.8))), "after training": made(shared=((1.0, 0.7), (0.5, 0.97)))}
+    monkeypatch.setattr(other_papers, "_aligned", lambda *_: pair)
+    frames, energy = (EXPERIMENTS[f"alignment:{name}"].measure(Work(0, False, None, print)) for name in ("ra2", "ra3"))
+    assert (frames.value, frames.before) == pytest.approx((0.1, -0.2))
+    assert (energy.value, energy.before) == pytest.approx((0.02, -0.15))
+    assert [point.y for point in frames.points] == pytest.approx([0.2, 0.4, 0.7, 0.5])
+
+
+def test_a_fall_as_one_over_the_depth_has_slope_one(monkeypatch):
+    def aligned(work, blocks):
+        return {"before training": made(top=(3.0, 3.0)), "after training": made(top=(1 / blocks, 3 / blocks))}
+
+    monkeypatch.setattr(other_papers, "_aligned", aligned)
+    found = EXPERIMENTS["alignment:ra4"].measure(Work(0, False, None, print))
+    assert (found.value, found.before) == pytest.approx((0.5, -0.5))
+    assert [point.y for point in found.points] == pytest.approx([3, 3, 3, 1, 0.4, 0.2])
+
+
+def test_the_network_before_training_is_that_of_the_run(tmp_path):
+    """After no epoch that helps, a network has the alignment of its beginning."""
+    work = Work(3, False, tmp_path, lambda words: None)
+    run = partial(work.run, "demo", "train.epochs=1", "train.learning_rate=1e-12", "train.weight_decay=0", "data.per_class=4")
+    work.run = lambda name, blocks: run(blocks, "model.width=12", "model.normalization=none")
+    before, after = other_papers._aligned(work, 2).values()
+    assert torch.allclose(before.shared, after.shared, atol=1e-6)
+    assert torch.allclose(before.step_ratios, after.step_ratios, atol=1e-6)
+    assert before.num_samples == 20
