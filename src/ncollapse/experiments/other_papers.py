@@ -167,8 +167,9 @@ def top_values(work: Work) -> Found:
     return Found(after, tuple(points), before)
 
 
-def _alignment(tag: str, title: str, says: str, tested: str, measure: Callable[[Work], Found], panel: Panel) -> Experiment:
-    return Experiment(f"alignment:{tag.lower()}", tag, title, says, f"{tested} {_BEFORE}", measure, (panel,))
+def _alignment(name: str, title: str, says: str, tested: str, measure: Callable[[Work], Found], panel: Panel) -> Experiment:
+    tag = name.partition(":")[2].upper()
+    return Experiment(name, tag, title, says, f"{tested} {_BEFORE}", measure, (panel,))
 
 
 _STEPS, _FRAMES = Panel("Steps over their mean", "block"), Panel("Energy on the frames of other blocks", "block")
@@ -178,7 +179,7 @@ _DEMO = f"The bound is ours. A network of the demo, {_BLOCKS[1]} blocks of width
 
 ALIGNMENT_EXPERIMENTS = (
     _alignment(
-        "RA1",
+        "alignment:ra1",
         "The layers of a sample are equally spaced on a line",
         "Through the blocks, the features of a sample move by equal steps along a straight line.",
         f"Each step over its sample's mean step is between 1/{_EQUAL} and {_EQUAL}, on average over samples, and the sum of "
@@ -187,7 +188,7 @@ ALIGNMENT_EXPERIMENTS = (
         _STEPS,
     ),
     _alignment(
-        "RA2",
+        "alignment:ra2",
         "The blocks share singular vectors",
         "The leading left and right singular vectors of the Jacobians of all blocks are the same.",
         "Share of the energy of a block's Jacobian on the diagonal of the frames of another block (K leading singular "
@@ -196,7 +197,7 @@ ALIGNMENT_EXPERIMENTS = (
         _FRAMES,
     ),
     _alignment(
-        "RA3",
+        "alignment:ra3",
         "The Jacobians have as many directions as there are classes",
         "The Jacobian of a block has at most rank K.",
         f"Share of the energy in the K leading singular values, in the block where it is smallest, minus {_TOP}. {_DEMO}",
@@ -209,7 +210,7 @@ ALIGNMENT_EXPERIMENTS = (
         _ENERGY,
     ),
     _alignment(
-        "RA4",
+        "alignment:ra4",
         "The largest singular value falls as one over the depth",
         "The largest singular values of the Jacobians fall in proportion to 1/L.",
         "Minus the slope of the logarithm of the largest singular value (mean over blocks and samples) with the logarithm of "
