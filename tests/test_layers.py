@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ncollapse"
 # Floors of the house; a room may import rooms below its floor, and itself. `__init__` of the package hands names on.
 FLOORS = {
     "version": 0, "near_words": 0, "tensor_fields": 0, "etf": 0, "margins": 0, "polygon": 0, "stop_signals": 0,
-    "error_words": 0, "default_device": 0,
+    "error_words": 0, "default_device": 0, "recipe_fingerprint": 0,
     "extras": 1, "groups": 1, "machine": 1, "torchrun": 2, "records": 1, "recipes": 1, "statistics": 1, "hooks": 1,
     "data": 2, "models": 2, "drawing": 2, "metrics": 2,
     "train": 3, "depth": 3,
@@ -33,10 +33,13 @@ FLOORS = {
 FORBIDDEN = {("models", "statistics"), ("models", "data"), ("train", "statistics"), ("train", "models"), ("metrics", "data")}
 FORBIDDEN |= {("surrogates", room) for room in ("models", "data", "train")}
 FORBIDDEN |= {
-    (above, room) for above in ("hooks", "recipes") for room in FLOORS if room not in {"near_words", "default_device"}
+    (above, room)
+    for above in ("hooks", "recipes")
+    for room in FLOORS
+    if room not in {"near_words", "default_device", "recipe_fingerprint"}
 }
 FORBIDDEN |= {("drawing", room) for room in FLOORS if room not in {"records", "polygon", "version"}}
-FORBIDDEN |= {("claims", room) for room in FLOORS if room not in {"records", "drawing", "version"}}
+FORBIDDEN |= {("claims", room) for room in FLOORS if room not in {"records", "drawing", "version", "recipe_fingerprint"}}
 FORBIDDEN |= {("report", room) for room in FLOORS if room not in {"records", "drawing", "claims", "version"}}
 
 

@@ -110,6 +110,18 @@ def test_a_run_that_another_process_begins_first_is_waited_for(tmp_path, monkeyp
     assert found.value > 0
 
 
+def test_a_holder_that_tells_nothing_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("ncollapse.records.lock._PATIENCE_SECONDS", 0)
+    experiment, place = made(measure=lambda work: Found(work.run("demo", *TINY).value("pfc1", 1))), Place(tmp_path)
+    with pytest.raises(RunStopped):
+        reproduce(experiment, place, [3], should_stop=lambda: True)
+    (path,) = (tmp_path / "runs").iterdir()
+    with Lock(path):
+        (path / ".lock").write_text("no record")
+        with pytest.raises(FolderInUseError, match="and another one is writing to it"):
+            reproduce(experiment, place, [3])
+
+
 def test_who_waits_can_be_stopped(tmp_path, short_pauses):
     experiment, place = made(measure=lambda work: Found(work.run("demo", *TINY).value("pfc1", 1))), Place(tmp_path)
     reproduce(experiment, place, [3])

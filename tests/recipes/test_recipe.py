@@ -9,18 +9,13 @@ import torch
 
 from ncollapse.models import ConvResNetConfig, build_model
 from ncollapse.recipes import RECIPES, Recipe, RecipeError, changes, override, recipe_by_name
-from ncollapse.recipes.recipe import _FIELDS_NOT_IN_FINGERPRINT, Convention
+from ncollapse.recipes.recipe import Convention
 from ncollapse.recipes.settings import differences
-from ncollapse.records.recipe_settings import YOUNGER
 from ncollapse.statistics.conventions import CONVENTIONS
 
 
 def test_the_conventions_of_recipes_are_those_of_the_statistics():
     assert set(get_args(Convention)) == set(CONVENTIONS)
-
-
-def test_the_records_know_what_a_recipe_without_a_younger_field_means():
-    assert YOUNGER == _FIELDS_NOT_IN_FINGERPRINT
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ncollapse.drawing.sentences import describe
+from ncollapse.recipe_fingerprint import recipe_fingerprint
 from ncollapse.records import EpochRecord, Row, read_run
 from ncollapse.records.json_files import depth_text, read_depth
 from ncollapse.records.run_directory import RunDirectory
@@ -72,7 +73,7 @@ def test_a_former_run_goes_on_in_the_columns_of_today(tmp_path):
     directory = RunDirectory(tmp_path)
     assert not directory.take_up()
     directory.load(last_epoch=10)
-    directory.save(Status("running", 10, 20), recipe="abc")
+    directory.save(Status("running", 10, 20), recipe=recipe_fingerprint(json.loads(directory.recipe.read_text())))
     lines = (tmp_path / "measurements.csv").read_text().splitlines()
     assert lines[0] == ",".join(Row._fields) == "epoch,step,split,depth,layer,metric,value,standard_error,flags"
     former = [line for line in (FORMER / "measurements.csv").read_text().splitlines() if line.startswith("10,")]

@@ -9,6 +9,7 @@ import pytest
 
 from hostile import memory_below
 from ncollapse.cli import main
+from ncollapse.recipe_fingerprint import recipe_fingerprint
 from ncollapse.records.manifest import Manifest, Mark, mark_of, sealed
 from ncollapse.records.saving import save_files
 
@@ -19,6 +20,7 @@ CONTENTS = {
     "glossary.json": b"{}", "history.csv": b"epoch 0", "measurements.csv": b"epoch\n0\n", "depth.json": b"depth of 0",
     "checkpoint.safetensors": b"weights of epoch 0", "status.json": b'{"state": "stopped", "epoch": 0, "epochs": 9}',
 }  # fmt: skip
+RECIPE = recipe_fingerprint(json.loads(CONTENTS["recipe.json"]))
 FILES = (*CONTENTS, "manifest.json", "sweep.json", "report.html", ".lock")
 COMMANDS = (["verify"], ["verify", "--json"], ["repair"], ["repair", "--yes"], ["runs"], ["runs", "--json"])
 # For every file and kind: the others read the same and print it in another form.
@@ -34,8 +36,8 @@ def folder(tmp_path):
         (tmp_path / "mine" / name).write_text("secret of the reader")
     run = tmp_path / "run"
     run.mkdir()
-    held = save_files(run, CONTENTS, None, epoch=0, recipe="abc", keep=2)
-    save_files(run, {**CONTENTS, "checkpoint.safetensors": b"weights of epoch 1"}, held, epoch=1, recipe="abc", keep=2)
+    held = save_files(run, CONTENTS, None, epoch=0, recipe=RECIPE, keep=2)
+    save_files(run, {**CONTENTS, "checkpoint.safetensors": b"weights of epoch 1"}, held, epoch=1, recipe=RECIPE, keep=2)
     return run
 
 
@@ -145,7 +147,7 @@ NAMES = ["../mine/secret", "/etc/hostname", "..", ".", "", "a/b", "a\\b", "C:x",
 def test_a_manifest_that_lists_what_is_no_file_of_the_run(folder, capsys, name, place):
     where = folder if place == "own" else folder / "previous" / "0"
     files = {name: mark_of(content) for name, content in CONTENTS.items()}
-    (where / "manifest.json").write_bytes(sealed(Manifest({**files, name: mark_of(b"other")}, epoch=0, recipe="abc")))
+    (where / "manifest.json").write_bytes(sealed(Manifest({**files, name: mark_of(b"other")}, epoch=0, recipe=RECIPE)))
     (folder / "history.csv").write_bytes(b"damaged")
     survives(folder, capsys)
 
@@ -164,7 +166,7 @@ def test_a_manifest_that_lists_what_is_no_file_of_the_run(folder, capsys, name, 
 def test_a_manifest_that_lies(folder, capsys, changes, place):
     where = folder if place == "own" else folder / "previous" / "0"
     files = {name: mark_of(content) for name, content in CONTENTS.items()}
-    (where / "manifest.json").write_bytes(sealed(Manifest(**{"files": files, "epoch": 0, "recipe": "abc", **changes})))
+    (where / "manifest.json").write_bytes(sealed(Manifest(**{"files": files, "epoch": 0, "recipe": RECIPE, **changes})))
     (folder / "history.csv").write_bytes(b"damaged")
     if place == "earlier":
         (where / "history.csv").unlink()
@@ -202,10 +204,10 @@ def test_a_lock_that_lies(folder, capsys, content, beat, monkeypatch):
 @pytest.mark.parametrize("field", ["name", "title", "changed", "seed"])
 def test_words_of_a_recipe_in_advice(folder, capsys, field):
     value = {"changed": [ESCAPES, "; touch x", "$(touch x)"], "seed": 10**30}.get(field, f"{ESCAPES}; $(touch x)")
-    recipe = json.dumps({**json.loads(CONTENTS["recipe.json"]), field: value}).encode()
-    held = save_files(folder, {**CONTENTS, "recipe.json": recipe}, None, epoch=2, recipe="abc", keep=2)
+    recipe = json.dumps(entries := {**json.loads(CONTENTS["recipe.json"]), field: value}).encode()
+    held = save_files(folder, {**CONTENTS, "recipe.json": recipe}, None, epoch=2, recipe=recipe_fingerprint(entries), keep=2)
     contents = {**CONTENTS, "recipe.json": recipe, "checkpoint.safetensors": b"3", "status.json": b"3"}
-    save_files(folder, contents, held, epoch=3, recipe="abc", keep=2)
+    save_files(folder, contents, held, epoch=3, recipe=recipe_fingerprint(entries), keep=2)
     (folder / "checkpoint.safetensors").write_bytes(b"damaged")
     survives(folder, capsys)
 

@@ -160,6 +160,9 @@ def test_planted_files_are_not_written_to(tmp_path):
         assert living_holder(folder) is None
         (folder / ".lock").unlink()
     assert mine.read_text() == "mine"
+    (folder / ".lock").mkdir()
+    with pytest.raises(RunDirectoryError, match=r"\.lock must be a file of its own, got a folder\. Remove it\."), Lock(folder):
+        pass
 
 
 def pipe(_mine, place):

@@ -4,13 +4,15 @@ import json
 import os
 import random
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from ncollapse.cli import main
+from ncollapse.recipe_fingerprint import recipe_fingerprint
 from ncollapse.records import ReportError, file_names, read_run, verification
-from ncollapse.records.errors import RunDirectoryError
-from ncollapse.records.manifest import sealed
+from ncollapse.records.errors import DamagedRunError, RunDirectoryError
+from ncollapse.records.manifest import CheckedFiles, mark_of, sealed, states
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.saving import generations, held_files, save_files
 from ncollapse.records.verification import plan_recovery, recover, repair, verify
@@ -20,6 +22,7 @@ CONTENTS = {
     "glossary.json": b"{}", "history.csv": b"epoch 0", "measurements.csv": b"numbers of epoch 0", "depth.json": b"depth of 0",
     "checkpoint.safetensors": b"weights of epoch 0", "status.json": b'{"epoch": 0}',
 }  # fmt: skip
+RECIPE = recipe_fingerprint(json.loads(CONTENTS["recipe.json"]))
 
 
 def contents(epoch):
@@ -39,7 +42,7 @@ def saved(folder, last, keep=2):
     folder.mkdir(exist_ok=True)
     held = None
     for epoch in range(last + 1):
-        held = save_files(folder, contents(epoch), held, epoch=epoch, recipe="abc", keep=keep)
+        held = save_files(folder, contents(epoch), held, epoch=epoch, recipe=RECIPE, keep=keep)
     return folder
 
 
@@ -83,7 +86,7 @@ def test_files_are_copied_where_there_are_no_links(tmp_path, monkeypatch):
 def test_a_second_save_of_an_epoch_keeps_the_generation_before(tmp_path):
     """As the last one of a run, which says that it is finished."""
     run = saved(tmp_path / "run", 3)
-    save_files(run, {**contents(3), "status.json": b"finished"}, held_files(run), epoch=3, recipe="abc", keep=2)
+    save_files(run, {**contents(3), "status.json": b"finished"}, held_files(run), epoch=3, recipe=RECIPE, keep=2)
     assert [item.epoch for item in generations(run)] == [2]
 
 
@@ -311,8 +314,30 @@ def test_what_a_former_run_holds_is_read_after_its_upgrade(run_dir):
     directory = RunDirectory(run_dir)
     assert not directory.take_up()
     directory.load(150)
-    directory.save(directory.status(), recipe="abc")
+    directory.save(directory.status(), recipe=recipe_fingerprint(json.loads(directory.recipe.read_text())))
     assert read_run(run_dir).environment["manifest"] == 1
     (run_dir / "manifest.json").unlink()
     with pytest.raises(ReportError, match="is missing, so nothing tells whether"):
         read_run(run_dir)
+
+
+def test_a_recipe_that_was_edited_under_a_fitting_manifest(tmp_path, capsys):
+    """Its fingerprint is that of other settings: readers refuse it, and the save before it is brought back."""
+    run = saved(tmp_path / "run", 5)
+    edited = CONTENTS["recipe.json"].replace(b'"seed": 3', b'"seed": 4')
+    (run / "recipe.json").write_bytes(edited)
+    present = held_files(run)
+    manifest = replace(present, files={**present.files, "recipe.json": mark_of(edited)})
+    (run / "manifest.json").write_bytes(sealed(manifest))
+    assert states(run, manifest)["recipe.json"] == "changed"
+    with pytest.raises(DamagedRunError, match="was changed after"):
+        CheckedFiles(run).read(run / "recipe.json")
+    assert {item.name for item in verify(run)[0].files if item.state != "whole"} == {"recipe.json"}
+    main(["repair", str(run), "--yes"])
+    assert "goes back to its save at epoch 4" in capsys.readouterr().out
+    assert files(run) == contents(4)
+    assert verify(run)[0].state == "whole"
+    # What a later version leaves out of a fingerprint is not known here.
+    (run / "recipe.json").write_bytes(edited)
+    (run / "manifest.json").write_bytes(sealed(replace(manifest, version="9.0.0")))
+    assert CheckedFiles(run).read(run / "recipe.json") == edited

@@ -15,11 +15,12 @@ from ncollapse.claims.progressive_collapse import CLAIMS
 from ncollapse.claims.rules import RULES, Claim, Verdict, counts
 from ncollapse.claims.verdicts import RowTest, has_enough, holm, judge, judge_check, too_few
 from ncollapse.drawing.wording import MEASURED_ONLY, counted, number
+from ncollapse.recipe_fingerprint import NO_SETTINGS
 from ncollapse.records import file_names
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import read_json, write_json
 from ncollapse.records.reading import Run, read_run
-from ncollapse.records.recipe_settings import NO_SETTINGS, setting, settings_in_words
+from ncollapse.records.recipe_settings import setting, settings_in_words
 from ncollapse.records.run_files import ClaimRecord, ClaimsFile, EvidenceRecord, LeftOut, SensitivityRecord
 from ncollapse.records.sweep import read_sweep, unfinished
 

@@ -6,7 +6,6 @@ import re
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ncollapse.recipes.recipe import Recipe
 from ncollapse.records.errors import FolderInUseError, RunDirectoryWarning
 from ncollapse.records.lock import living_holder
 from ncollapse.records.reading import Run, read_run
+from ncollapse.records.rows import EpochRecord
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.stop_signals import RunStopped
 from ncollapse.studies.run import run_recipe
@@ -30,6 +30,8 @@ Say = Callable[[str], None]
 _LONGEST = 100
 # Between two looks at a run that another process trains.
 _PAUSE_SECONDS = 1.0
+# So often another process may be faster.
+_ATTEMPTS = 3
 
 
 @dataclass
@@ -60,16 +62,21 @@ class Work:
         words = re.sub(r"[^A-Za-z0-9._=+-]", "_", "_".join([name, *settings]))[:_LONGEST]
         path = self.runs / f"{words}_seed={self.seed}_{recipe.fingerprint()[:8]}"
         started, said = time.monotonic(), ", ".join([name, *settings])
-        while not self._is_finished(path):
-            # Another process, which needs the same run, may have begun it in the meantime.
-            with suppress(FolderInUseError):
-                run_recipe(
-                    recipe,
-                    path,
-                    resume=True,
-                    on_epoch=lambda record, epochs: self.say(f"{said}: epoch {record.epoch} of {epochs}"),
-                    should_stop=self.should_stop,
-                )
+
+        def say(record: EpochRecord, epochs: int) -> None:
+            self.say(f"{said}: epoch {record.epoch} of {epochs}")
+
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            if self._is_finished(path):
+                break
+            try:
+                run_recipe(recipe, path, resume=True, on_epoch=say, should_stop=self.should_stop)
+                break
+            except FolderInUseError:
+                # Another process, which needs the same run, may have begun it in the meantime; who never tells its name is not
+                # waited for.
+                if not attempts_left:
+                    raise
         run = read_run(path)
         self.used[path] = run.status.seconds or 0.0
         self.waited += time.monotonic() - started

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from ncollapse.near_words import near_words
+from ncollapse.recipe_fingerprint import recipe_fingerprint
 from ncollapse.recipes.checks import LARGEST_SEED, check_least, check_most
 from ncollapse.recipes.data import DataConfig
 from ncollapse.recipes.networks import ConvResNetConfig, FCResNetConfig, LayerNormResNetConfig, TransformerConfig
@@ -73,31 +73,6 @@ def _tag(content: Any) -> str:
     if not isinstance(content, dict) or "kind" not in content:
         return _FC
     return content["kind"] if content["kind"] in {_LN, _TOKENS} else _CONV
-
-
-# Fields that are younger than some runs on users' disks. At their defaults they are left out of the fingerprint, so that
-# those runs can still be resumed.
-_FIELDS_NOT_IN_FINGERPRINT = {
-    "model.connections": "residual",
-    "model.head": "linear",
-    "model.embedding": "linear",
-    "model.block_biases": True,
-    "model.rounding": 0.0,
-    "decay_over_blocks": False,
-    "train.optimizer": "sgd",
-    "train.schedule": "steps",
-    "train.precision": "float32",
-    "train.deterministic": False,
-    "train.compiled": False,
-    "train.balance": "none",
-    "data.largest_classes": None,
-    "data.vocabulary": 10_000,
-    "data.length": 256,
-    "data.imbalance": 1.0,
-    "data.minority": None,
-    "data.labels": "fine",
-    "measure.test": False,
-}
 
 
 @dataclass(frozen=True)
@@ -183,17 +158,7 @@ class Recipe:
         Raises:
             RecipeError: If a field has the wrong type.
         """
-        content = dataclasses.asdict(Recipe.from_json(self.to_json()))
-        for words in ("name", "title", "description"):
-            del content[words]
-        # How many checkpoints are kept changes no number.
-        del content["train"]["keep"]
-        for name, default in _FIELDS_NOT_IN_FINGERPRINT.items():
-            group, _, leaf = name.rpartition(".")
-            held = content[group] if group else content
-            if leaf in held and held[leaf] == default:
-                del held[leaf]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return recipe_fingerprint(dataclasses.asdict(Recipe.from_json(self.to_json())))
 
 
 def parse_recipe(text: str) -> Recipe:

@@ -5,7 +5,8 @@ import io
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from itertools import islice, pairwise, repeat
+from itertools import groupby, islice, pairwise, repeat
+from operator import itemgetter
 from pathlib import Path
 from sys import intern
 from typing import Any, Literal
@@ -26,6 +27,9 @@ _MOST_LINES = 3_000_000
 _BLOCK = 4096
 # As Row._make, without a call of Python's for each line.
 _AS_ROW = partial(tuple.__new__, Row)
+_EPOCH, _PLACE, _LAYER = (
+    itemgetter(*map(Row._fields.index, names)) for names in (["epoch"], ["split", "depth", "metric"], ["depth", "layer"])
+)
 # Before version 0.2 `measurements.csv` had neither of these.
 _ADDED = ("step", "standard_error")
 _OLD_COLUMNS = tuple(name for name in Row._fields if name not in _ADDED)
@@ -59,13 +63,13 @@ def _check_places(file: Path, rows: Sequence[Row]) -> None:
     """Check that every number stands once, and that a layer has one name at a time."""
     # Epoch by epoch: the places of all would take more memory than the rows.
     by_epoch: dict[float | None, list[Row]] = {}
-    for row in rows:
-        by_epoch.setdefault(row[0], []).append(row)
+    for epoch, together in groupby(rows, _EPOCH):
+        by_epoch.setdefault(epoch, []).extend(together)
     for epoch, found in by_epoch.items():
-        if len({(row[2], row[3], row[5]) for row in found}) < len(found):
+        if len(set(map(_PLACE, found))) < len(found):
             fail(file, f"must hold a metric of a layer and split once at each time, holds one twice at {epoch}")
         names: dict[int, str] = {}
-        for depth, layer in {(row[3], row[4]) for row in found}:
+        for depth, layer in set(map(_LAYER, found)):
             if (other := names.setdefault(depth, layer)) != layer:
                 fail(file, f"names the layer at depth {depth} both {min(layer, other)} and {max(layer, other)} at {epoch}")
 
@@ -139,9 +143,9 @@ def _blocks(file: Path, records: Iterator[list[str]], length: int) -> Iterator[_
     # The texts of a table take ten times its bytes, so they become numbers block by block.
     numbered = enumerate(records, start=2)
     while lines := dict(islice(numbered, _BLOCK)):
-        for number, cells in lines.items():
-            if len(cells) != length:
-                fail(file, f"line {number} needs {length} fields, has {len(cells)}")
+        if {*map(len, lines.values())} != {length}:
+            number, cells = next((number, cells) for number, cells in lines.items() if len(cells) != length)
+            fail(file, f"line {number} needs {length} fields, has {len(cells)}")
         yield lines
 
 
@@ -161,6 +165,10 @@ def _records(file: Path, content: bytes) -> Iterator[list[str]]:
 
     reader = csv.reader(counted())
     try:
+        if b'"' not in content and b"\r" not in content:
+            # A record is a line, of which the length has been checked.
+            yield from (line.rstrip("\n").split(",") for line in stream)
+            return
         for cells in reader:
             length = 0
             yield cells

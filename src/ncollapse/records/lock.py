@@ -224,8 +224,11 @@ def _opened(file: Path) -> int:
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | _SAFELY, 0o666)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise RunDirectoryError(f"{file} must be a file of its own, got a link. Remove it.") from error
+        if error.errno in {errno.ELOOP, errno.EISDIR}:
+            kind = "a link" if error.errno == errno.ELOOP else "a folder"
+            raise RunDirectoryError(f"{file} must be a file of its own, got {kind}. Remove it.") from error
+        if error.errno == errno.EACCES and os.path.lexists(file):
+            raise OSError(error.errno, f"it cannot be opened ({error.strerror}). Remove it", str(file)) from error
         words = f"the folder cannot be written to ({error.strerror}). Make it writable, or choose another place with --out"
         raise OSError(error.errno, words, str(file.parent)) from error
     found = os.fstat(descriptor)

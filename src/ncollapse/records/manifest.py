@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ncollapse.recipe_fingerprint import recipe_fingerprint
 from ncollapse.records import file_names
 from ncollapse.records.bounded import UnfitFileError, open_regular
 from ncollapse.records.errors import DamagedRunError, ReportError
-from ncollapse.records.json_files import RUN_AGAIN, decode, encode, fail, read_bytes, read_json
+from ncollapse.records.json_files import RUN_AGAIN, Read, decode, encode, fail, read_bytes, read_json
 from ncollapse.version import __version__
 
 FORMAT = 1
@@ -145,7 +146,21 @@ def states(folder: Path, manifest: Manifest) -> dict[str, State]:
     places = (manifest.files, manifest.previous or {})
     names = dict.fromkeys(name for files in places for name in files)
     sizes = {name: {files[name].size for files in places if name in files} for name in names}
-    return {name: _state(name, mark_of_file(folder / name, sizes[name]), manifest) for name in names}
+    found = {name: _state(name, mark_of_file(folder / name, sizes[name]), manifest) for name in names}
+    if found.get(file_names.RECIPE) == "new" and _is_of_another_recipe(folder / file_names.RECIPE, manifest):
+        found[file_names.RECIPE] = "changed"
+    return found
+
+
+def _is_of_another_recipe(file: Path, manifest: Manifest | None, read: Read = read_bytes) -> bool:
+    """Whether a recipe is not the one that the run was made from, although the manifest lists it: both were edited."""
+    # A later version may leave out more fields.
+    if manifest is None or manifest.recipe is None or manifest.version != __version__:
+        return False
+    try:
+        return recipe_fingerprint(read_json(file, dict[str, Any], read=read)) != manifest.recipe
+    except ReportError:
+        return True
 
 
 def _state(name: str, mark: Mark | None, manifest: Manifest) -> State:
@@ -232,6 +247,8 @@ class CheckedFiles:
             return mark_of(content)
 
         self._compare(file, look, remedy)
+        if file.name == file_names.RECIPE and _is_of_another_recipe(file, self.manifest, lambda *_: content):
+            self._differs(file, CHANGED)
         return content
 
     def check(self, name: str) -> None:

@@ -4,32 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ncollapse.recipe_fingerprint import NO_SETTINGS, YOUNGER
 from ncollapse.records.reading import Run
-
-# Entries of a recipe on which no number depends.
-NO_SETTINGS = {"name", "title", "description", "changed", "train.keep"}
-# Fields that are younger than some recipes, which mean these. Those of ncollapse.recipes, and a test holds that they are.
-YOUNGER = {
-    "model.connections": "residual",
-    "model.head": "linear",
-    "model.embedding": "linear",
-    "model.block_biases": True,
-    "model.rounding": 0.0,
-    "decay_over_blocks": False,
-    "train.optimizer": "sgd",
-    "train.schedule": "steps",
-    "train.precision": "float32",
-    "train.deterministic": False,
-    "train.compiled": False,
-    "train.balance": "none",
-    "data.largest_classes": None,
-    "data.vocabulary": 10_000,
-    "data.length": 256,
-    "data.imbalance": 1.0,
-    "data.minority": None,
-    "data.labels": "fine",
-    "measure.test": False,
-}
 
 
 def setting(run: Run, field: str) -> Any:

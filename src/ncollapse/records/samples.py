@@ -33,6 +33,8 @@ _MOST_HEADER = 1 << 23
 # As it is written: no other digits, signs or zeros, so that no two names mean one epoch.
 _EPOCH = re.compile(r"0|[1-9][0-9]{0,17}")
 _COORDINATES = ("points", "means", "corners", "spokes", "paths")
+# The bits of an infinite float16 without its sign; those of nan are more.
+_INFINITE = 0x7C00
 Array = np.ndarray[Any, Any]
 
 
@@ -204,8 +206,10 @@ def _epoch(file: Path, epoch: int, header: SampleHeader, parts: Mapping[str, Arr
         fail(file, f"epoch {epoch} has other parts, or a class that is none")
     # Where class means coincide there is no picture.
     has_picture = parts["ranks"] > 0
-    is_unknown = any(np.isnan(parts[name][has_picture]).any() for name in ("points", "means", "corners"))
-    # By their bits, which takes a quarter of the time of isinf.
-    if is_unknown or any(np.any(parts[name].view(np.uint16) & 0x7FFF == 0x7C00) for name in _COORDINATES):
-        fail(file, f"epoch {epoch} has a coordinate that is infinite or none")
+    # By their bits, which takes a quarter of the time of isinf and isnan.
+    sizes = {name: parts[name].view(np.uint16) & 0x7FFF for name in _COORDINATES}
+    if any(size.max(initial=0) >= _INFINITE for size in sizes.values()):
+        is_unknown = any(np.any(sizes[name][has_picture] > _INFINITE) for name in ("points", "means", "corners"))
+        if is_unknown or any(np.any(size == _INFINITE) for size in sizes.values()):
+            fail(file, f"epoch {epoch} has a coordinate that is infinite or none")
     return EpochSamples(**{name: parts[name] for name in shapes})

@@ -81,13 +81,14 @@ def plan_recovery(folder: Path) -> Recovery | None:
     sources = {name: source for name in damaged if name in holds and (source := _source(name, holds[name], earlier))}
     if set(sources) == set(damaged) - set(foreign):
         # Only the manifest of an earlier save can ask for its checkpoint.
-        return Recovery(folder, damaged, sources, epoch=manifest.epoch if file_names.CHECKPOINT in sources else None)
+        return Recovery(folder, damaged, sources, None, manifest.epoch if file_names.CHECKPOINT in sources else None)
     return _back(folder, damaged, earlier)
 
 
 def _source(name: str, mark: Mark, earlier: list[Generation]) -> Path | None:
     """Find a file in the generations that holds what was written."""
-    return next((item.folder / name for item in earlier if mark_of_file(item.folder / name, {mark.size}) == mark), None)
+    files = (item.folder / name for item in earlier if name not in item.damaged)
+    return next((file for file in files if mark_of_file(file, {mark.size}) == mark), None)
 
 
 def _back(folder: Path, damaged: tuple[str, ...], earlier: list[Generation]) -> Recovery:
@@ -117,8 +118,7 @@ def recover(plan: Recovery) -> Path:
     later: list[str] = []
     if plan.manifest is not None:
         later = [name for name in file_names.OF_A_RUN if name not in plan.manifest.files]
-        # It comes last.
-        contents[file_names.MANIFEST] = sealed(plan.manifest)
+        contents[file_names.MANIFEST] = sealed(plan.manifest)  # it comes last
     with staged(folder, contents) as temporary:
         for name in dict.fromkeys([*plan.damaged, *later, *contents]):
             if (folder / name).exists():
@@ -286,8 +286,8 @@ def _afterwards(folder: Path, plan: Recovery) -> str:
     if file_names.SWEEP in {*plan.damaged, *(path.name for path in (*folder.iterdir(), *folder.parent.iterdir()))}:
         return "Then give the command of the sweep again: its finished runs stay as they are."
     if plan.is_lost:
-        look_at = shlex.join(["ncollapse", "report", str(folder), "--unverified"])
-        return f"`{look_at}` shows the files as they are now. Afterwards train or measure again with the same command."
+        look_at = f"`ncollapse report {shlex.quote(str(folder))} --unverified`"
+        return f"{look_at} shows the files as they are now. Afterwards train or measure again with the same command."
     return "" if plan.epoch is None else f"Then finish it with `{_resuming(folder, plan)}`."
 
 

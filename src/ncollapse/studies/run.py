@@ -181,7 +181,9 @@ class TrainingRun:
                 if not resumes:
                     check_replaceable(directory, self.recipe, overwrite)
                 # What was begun and has no checkpoint is replaced too.
-                content = {**dataclasses.asdict(self.recipe), "changed": changes(self.recipe)}
+                # Numbers as they are read back, of which the fingerprint is.
+                written = Recipe.from_json(self.recipe.to_json())
+                content = {**dataclasses.asdict(written), "changed": changes(written)}
                 directory.create(content, overwrite=overwrite or resumes)
                 known = (*METRICS.values(), *group_metrics(self.counts))
                 glossary = Glossary({metric.id: metric.title for metric in known}, FLAGS)
