@@ -108,6 +108,25 @@ def test_every_token_is_a_row_where_the_network_returns_logits_for_each():
     assert found.classifier == "score"
 
 
+class TimeFirst(nn.Module):
+    def __init__(self, steps):
+        super().__init__()
+        self.places = nn.Parameter(torch.zeros(steps, 1, 8))
+        self.embed, self.mix, self.head = nn.Linear(6, 8), nn.GRU(8, 8), nn.Linear(8, K)
+
+    def forward(self, x):
+        return self.head(self.mix(self.embed(x) + self.places)[0][-1])
+
+
+@pytest.mark.parametrize("steps", [2, 5, len(X)])
+def test_time_may_come_first(steps):
+    x = normal(steps, len(X), 6)
+    with torch.random.fork_rng(devices=[]):
+        model = TimeFirst(steps)
+    m = measure(model, [(x, Y)], num_classes=K)
+    assert find_layers(model, x).names == find_layers(model, x, num_classes=K).names == m.layers
+
+
 def test_without_a_classifier_there_is_none_unless_the_number_of_classes_says_so():
     backbone = plain()[:4]
     assert find_layers(backbone, X).classifier is None

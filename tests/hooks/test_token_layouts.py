@@ -52,6 +52,8 @@ class Steps(nn.Module):
         if num_labels:
             ours = [places.index(place) for place in range(num_labels) if place in places]
             return h[:, ours].flatten(0, 1) if len(ours) == num_labels else None
+        if pool.startswith("mean_from_"):
+            return h[:, int(pool.removeprefix("mean_from_")) :].mean(1)
         return {"": lambda: h.flatten(1), "mean": lambda: h.mean(1), "cls": lambda: h[:, 0]}[pool]()
 
 
@@ -175,6 +177,25 @@ OF_SAMPLES = {
                       num_classes=3),
         (N, 3, 5), {"m1.input:mean"},
     ),
+    "pixels of which nothing shows where they are": (
+        lambda: Steps(Pixels(4, 4), in_order(5, 4, 3, 2, 1, 0), ("last", nn.Linear(6, 6)), read=FLAT, width=24, num_classes=3),
+        (N, 4, 2, 3), {"head.input"},
+    ),
+    "tokens that come twice, joined to pairs": (
+        lambda: Steps(nn.Linear(3, 6), in_order(*range(6), *range(6)), pairs, ("tokens", nn.Linear(12, 6)), read=MOST, width=6,
+                      num_classes=3),
+        (N, 6, 3), {"head.input"},
+    ),
+    "as many tokens as features, without those in front": (
+        lambda: Steps(nn.Embedding(11, 4), ("last", nn.Conv1d(4, 4, 3, padding=1)), ("tokens", attention(4)),
+                      read=lambda h: h[:, 2:].mean(1), width=4, num_classes=3),
+        None, {"head.input"},
+    ),
+    "time first, as many steps as samples, in pairs": (
+        lambda: Steps(TimeFirst(3, 4), pairs, ("tokens", nn.Linear(8, 8)), ("last", nn.Conv1d(8, 8, 3, padding=1)), read=MEAN,
+                      width=8, num_classes=3),
+        (N, N, 3), {"m2.input:mean"},
+    ),
     "time first, as many steps as samples": (
         lambda: Steps(TimeFirst(3, 2), prefix(3), ("last", nn.Linear(N + 3, N + 3)), read=MEAN, width=2, num_classes=3),
         (N, N, 3), {"m1.input:mean"},
@@ -185,7 +206,7 @@ OF_SAMPLES = {
 @pytest.mark.parametrize("name", OF_SAMPLES)
 def test_tokens_are_averaged_over_their_own_dimension(name):
     make, shape, expected = OF_SAMPLES[name]
-    labels, x = torch.arange(N) % 3, normal(*shape).double()
+    labels, x = torch.arange(N) % 3, torch.arange(N * 4).view(N, 4) * 7 % 11 if shape is None else normal(*shape).double()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = make().double().eval()
@@ -257,6 +278,29 @@ def test_rows_are_those_of_the_labels_or_left_out(name):
             torch.testing.assert_close(rows, net.rows(layer, num_labels))
     value = measure(net, [(x, labels)], num_classes=num_classes, metrics=["accuracy"]).value("accuracy")
     assert value == pytest.approx(float((logits.argmax(2) == labels).double().mean()))
+
+
+class MovedToTheEnd(nn.Module):
+    """Puts a class token in front of pixels, as many as channels, and moves it behind them."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.cls, self.a = nn.Conv2d(8, 6, 1), nn.Parameter(torch.randn(1, 1, 6)), nn.Linear(6, 6)
+        self.mix, self.head = nn.GRU(6, 6, batch_first=True), nn.Linear(6, 4)
+
+    def forward(self, x):
+        h = self.embed(x).flatten(2).transpose(1, 2)
+        h = self.a(torch.cat([self.cls.expand(len(h), -1, -1), h], dim=1))
+        return self.head(self.mix(h[:, [1, 2, 3, 4, 5, 6, 7, 8, 0]])[0][:, :8])
+
+
+def test_what_is_taken_behind_a_move_of_tokens_says_nothing_of_layers_in_front_of_it():
+    net, x, seen = MovedToTheEnd().double().eval(), normal(N, 8, 4, 2).double(), {}
+    net.a.register_forward_hook(lambda _, args, out: seen.update({"a.input": args[0].detach(), "a": out.detach()}))
+    features, _ = collect_features(net, [(x, torch.arange(N * 8).view(N, 8) * 7 % 11 % 4)], num_classes=4)
+    assert "head.input" in features
+    for layer in seen.keys() & features.keys():
+        torch.testing.assert_close(features[layer], seen[layer][:, 1:].flatten(0, 1))
 
 
 def test_two_classes_of_tokens_are_no_one_hot_labels_of_three():

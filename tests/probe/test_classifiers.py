@@ -846,3 +846,60 @@ def test_logits_beside_their_sorted_scores_and_logits_put_back_in_order():
 
     net = made(lambda: Net(linear(), back))
     assert_equals_oracle(measure(net, BATCHES, num_classes=K), net, net.head.weight)
+
+
+class Beside(nn.Module):
+    """A linear layer, and a way of low rank beside it that the network itself adds, perhaps behind dropout."""
+
+    def __init__(self, ways, drop=False):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, D), nn.Tanh())
+        self.drop = nn.Dropout(0.5) if drop else nn.Identity()
+        self.base, self.ways = nn.Linear(D, K), nn.ModuleList(nn.Linear(*way, bias=False) for way in ways)
+
+    def forward(self, x):
+        h = self.body(x)
+        logits, low = self.base(h), self.drop(h)
+        for way in self.ways:
+            low = way(low)
+        return logits + 2 * low
+
+
+BESIDE = {
+    "low rank": lambda: Beside([(D, 2), (2, K)]),
+    "low rank behind dropout": lambda: Beside([(D, 2), (2, K)], drop=True),
+    "three in a row": lambda: Beside([(D, 3), (3, 3), (3, K)]),
+    "a class without a row": lambda: Net(nn.Linear(D, K - 1), lambda z: torch.cat([z.new_zeros(len(z), 1), z], dim=1)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", BESIDE)
+def test_weights_beside_a_classifier_do_not_hide_the_features_of_both(name, dtype):
+    net, (x, y) = made(BESIDE[name]).to(dtype), (X.to(dtype), Y)
+    m = measure(net, [(x, y)], num_classes=K)
+    H, expected = oracle(net, x)
+    last = m.statistics[m.layers[-1]].moments
+    np.testing.assert_allclose(last.class_means.numpy(), reference.means(H, y.numpy(), K), atol=1e-6)
+    assert (m.value("accuracy"), m.value("nc4")) == (pytest.approx(expected["accuracy"]), pytest.approx(expected["nc4"]))
+    assert np.isnan(m.value("nc3"))
+
+
+class Detector(nn.Module):
+    """Returns boxes of as many numbers as there are classes in front of what it names as logits."""
+
+    def __init__(self, key):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, D), nn.Tanh())
+        self.boxes, self.head, self.key = nn.Linear(D, K), nn.Linear(D, K), key
+
+    def forward(self, x):
+        return {"pred_boxes": self.boxes(self.body(x)).sigmoid(), self.key: self.head(self.body(x))}
+
+
+@pytest.mark.parametrize("key", ["logits", "pred_logits", "logits_per_class"])
+def test_logits_are_known_by_their_name(key):
+    net = made(lambda: Detector(key)).eval()
+    m = measure(net, BATCHES, num_classes=K)
+    assert m.value("accuracy") == pytest.approx(float((net(X)[key].argmax(dim=1) == Y).double().mean()))
+    assert "head gives the logits" in m.chosen

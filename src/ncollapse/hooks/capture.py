@@ -88,7 +88,7 @@ def tensors_of(output: Any) -> list[Tensor]:
 
 
 def parts_of(part: Any) -> list[tuple[Any, Any]]:
-    """Return the keys and values of a mapping, a sequence or a dataclass, what is named "logits" first."""
+    """Return the keys and values of a mapping, a sequence or a dataclass, what is named logits first."""
     if isinstance(part, PackedSequence):
         return []  # its rows are time steps, sorted by length
     if isinstance(part, Mapping):
@@ -97,7 +97,12 @@ def parts_of(part: Any) -> list[tuple[Any, Any]]:
         items = [(item.name, getattr(part, item.name)) for item in fields(part)]
     else:
         return list(enumerate(part)) if isinstance(part, tuple | list) else []
-    return sorted(items, key=lambda item: item[0] != "logits")
+    return sorted(items, key=lambda item: (item[0] != "logits", not names_logits(item[0])))
+
+
+def names_logits(key: Any) -> bool:
+    """Return whether a key is a name of logits, such as "logits", "pred_logits" or "logits_per_image"."""
+    return isinstance(key, str) and "logits" in key.split("_")
 
 
 def is_dense(part: Any) -> TypeGuard[Tensor]:

@@ -12,7 +12,7 @@ from torch import nn
 from ncollapse.hooks.affine import Affine, affine_map, is_image, rounding_of
 from ncollapse.hooks.capture import INPUTS, Captured
 from ncollapse.hooks.logits import Answers, Classifier, Joined, Logits, Reading, is_single
-from ncollapse.hooks.matrix_head import find_matrix_head
+from ncollapse.hooks.matrix_head import find_matrix_head, last_state
 from ncollapse.hooks.pooling import is_mean_of_pixels, pool_of
 from ncollapse.hooks.tap import INPUT, Read, Tap
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside
@@ -219,14 +219,15 @@ class HeadSearch:
         inner = [call for call in known if call.input is not None and call.input.depends_on_weights]
         call = next(iter([*declared, *reversed(inner or known)]), None)
         logits = self._decisive(self.fitting[0]) if self.fitting else None
-        if call is None or call.input is None:
-            reason = (
-                "no linear module gives the returned logits" if self.fitting else f"the network returns {self._no_logits()}"
-            )
-            return Head(logits=logits, note=f"no classifier found, since {reason}")
-        note = f"no classifier found, since {self._reason(call)}"
-        if self.fitting and logits is None:
+        none = "no linear module gives the returned logits" if self.fitting else self._no_logits()
+        note = f"no classifier found, since {none if call is None else self._reason(call)}"
+        if call is not None and self.fitting and logits is None:
             note += "; no accuracy, since one number in [0, 1] may be a logit or a probability"
+        searched = self.fitting and self.reading.num_classes is not None and call not in declared
+        if searched and (before := last_state(call, self.trace, self.reading, self.fitting[0])) is not None:
+            return Head(None, before.output, note=note, logits=logits, layer=before.name)
+        if call is None or call.input is None:
+            return Head(logits=logits, note=note)
         is_row = call.input.values.ndim in ({3, 4} if self.reading.tokens else {2})
         return Head(call.name, call.input, note=note, logits=logits) if is_row else Head(logits=logits, note=note)
 
@@ -238,13 +239,12 @@ class HeadSearch:
     def _others(self, call: ModuleCall, index: int) -> tuple[str, ...]:
         """Return further modules whose logits the network returns next to the classifier's."""
         logits = [self.trace.returned[i] for i in self.fitting if i not in {index, *self.earlier}]
-        others = [other for other in self.candidates if other is not call]
-        heads = [other.name for other in others if any(other.returned(part) for part in logits)]
+        heads = [other.name for other in self.candidates if other is not call and any(map(other.returned, logits))]
         return tuple(name for name in heads if not is_inside(name, heads))
 
     def _reason(self, call: ModuleCall) -> str:
         if not self.fitting:
-            return f"the network returns {self._no_logits()}"
+            return self._no_logits()
         affine = None if call.input is None else affine_map(call.module, call.input.values, self.reading.tokens)
         if affine is None:
             return f"{call.name} is no linear map of one row of features"
@@ -253,11 +253,11 @@ class HeadSearch:
     def _no_logits(self) -> str:
         """Say that no returned tensor has the shape of logits, and which shapes there are."""
         if self.trace.ranked:
-            return "scores sorted by size, whose classes are not known"
+            return "the network returns scores sorted by size, whose classes are not known"
         shapes = [f"(N, {', '.join(map(str, part.tensor.shape[1:]))})" for part in self.trace.returned]
-        num = self.reading.num_classes
-        wanted = "" if num is None else f" of {num} classes{' for every token' if self.reading.tokens else ''}"
-        return f"no logits{wanted} but {' and '.join(shapes) or 'no tensor'}"
+        num, each = self.reading.num_classes, " for every token" * self.reading.tokens
+        wanted = "" if num is None else f" of {num} classes{each}"
+        return f"the network returns no logits{wanted} but {' and '.join(shapes) or 'no tensor'}"
 
     def _may_classify(self, call: ModuleCall) -> bool:
         """Return whether a module has a matrix, and an output for each class from features or tokens."""

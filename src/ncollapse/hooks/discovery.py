@@ -19,7 +19,7 @@ from ncollapse.hooks.pooling import MeanFrom, ReadOut, padding_rule, read_out, s
 from ncollapse.hooks.rows import (
     TokenRows,
     aside_words,
-    count_samples,
+    check_samples_first,
     declared_prefix,
     left_out_words,
     misplaced,
@@ -31,7 +31,7 @@ from ncollapse.hooks.snapshot import random_state_kept
 from ncollapse.hooks.stages import check_ran_once, find_stages, in_series, natural_taps, parallel_layers, repeated
 from ncollapse.hooks.tap import INPUT, LayerChoice, Modules, Placement, Tap, available_names, chosen_taps, declared, name_of
 from ncollapse.hooks.tap_hooks import TapPlan
-from ncollapse.hooks.token_axes import turned
+from ncollapse.hooks.token_axes import UNSHOWN, turned
 from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, trace_forward
 
 
@@ -79,7 +79,7 @@ class Discovery:
     def plan(self, inputs: Any, num_rows: int, tokens: int | None, labeled: LabelRows | None = None) -> TapPlan:
         """Look at the first samples and choose taps; ``tokens``: labels per sample, 0 if it has one itself, None if unknown."""
         trace = self._look(inputs, follow=True)
-        num_rows = count_samples(trace, inputs, num_rows, self.num_classes, tokens, labeled)
+        check_samples_first(trace, inputs, num_rows, self.num_classes, tokens, labeled)
         find_sample_axes(trace, inputs, num_rows, self._look)
         answers, rules = Answers(self.model, inputs), mask_rules(inputs, self.model)
         rule = padding_rule(rules, inputs, self.model, None if tokens else _usable(trace, Head()), trace, answers.to_inputs)
@@ -97,8 +97,8 @@ class Discovery:
             raise ValueError(nothing_found(num_rows, left_out))
         rule = None if tokens else rule or silent_rule(rules, inputs, self.model, read)
         padding = rule.words if rule is not None and any(tap.skips_padding for tap in taps) else ""
-        notes = [self.words, found, proof, padding, *left_out_words(left_out), head.note]
-        notes += [f"{feeding} feeds the classifier"] * (feeding not in {None, *(tap.label for tap in taps)})
+        fed = "" if feeding in {None, *(tap.label for tap in taps)} else f"{feeding} feeds the classifier"
+        notes = [self.words, found, proof, padding, *left_out_words(left_out), head.note, fed]
         return TapPlan(
             taps,
             classifier=head.name or head.matrix,
@@ -153,8 +153,7 @@ class Discovery:
         rule: MaskRule | None,
     ) -> tuple[dict[str, Placement], dict[str, str], str]:
         """Return where the labels' rows are in each layer, why that is unknown for others, and how it was proven."""
-        further = head.tap if labeled is not None and labeled.says_where and head.tap not in taps else None
-        seen = [*taps] if further is None else [*taps, further]
+        seen = [*taps, *({head.tap} - {None, *taps} if labeled is not None and labeled.says_where else ())]
         calls = {tap.label: trace.taken(tap) for tap in seen}
         placements, unplaced, granted = self._usual_places(trace, seen, inputs, labeled, read)
         if labeled is not None and labeled.says_where:
@@ -199,7 +198,8 @@ class Discovery:
         found = {label: Placement(axis=call.axis or 0) for label, call in calls.items()}
         unplaced = {label: shape_words(call) for label, call in calls.items() if call.axis is None and call.output is not None}
         places, granted = turned(trace, taps, inputs, self._look, labeled, read)
-        unplaced |= {label: at for label, at in places.items() if isinstance(at, str)}
+        assumed = self.taps is not None and UNSHOWN  # whoever names a pool says where the tokens are
+        unplaced |= {label: at for label, at in places.items() if isinstance(at, str) and at != assumed}
         found |= {label: at._replace(axis=found[label].axis) for label, at in places.items() if not isinstance(at, str)}
         return found, unplaced, granted
 
@@ -230,7 +230,7 @@ class Discovery:
             leading = [call for call in usable if call.leads_to(end)]
             aside = [call.name for call in usable if call not in leading]
             usable, takers = leading, [call for call in takers if call.leads_to(end)]
-            left_out |= dict.fromkeys(outermost(aside, leading), f"does not lead to {head.name or 'the output'}")
+            left_out |= dict.fromkeys(outermost(aside, leading), f"does not lead to {head.name or head.layer or 'the output'}")
         chosen, found = find_stages(usable, takers, last, head.input is not None)
         if followed:
             chosen, beside = in_series(chosen)

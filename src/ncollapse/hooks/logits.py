@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,14 +12,14 @@ from torch.utils.hooks import RemovableHandle
 
 from ncollapse.hooks.affine import Affine, affine_map, before, fitted_map, noisy, rounding_of
 from ncollapse.hooks.batch_io import copy_of, run_network
-from ncollapse.hooks.capture import first_feature, parts_of, tensors_of
+from ncollapse.hooks.capture import first_feature, names_logits, parts_of, tensors_of
 from ncollapse.hooks.snapshot import random_state_kept
-from ncollapse.hooks.tap import Read, Tap, attribute
+from ncollapse.hooks.tap import Read, Tap
 
 # Scales of the random inputs of a classifier behind which the network changes the logits. Probabilities of large logits are
 # rounded to 0 and 1, so that some inputs are small. Bounds of the logits, such as 30 tanh(z/30), show at large ones.
-_LARGE = 10.0
-_SCALES = (1.0, 1.0, 0.3, 0.3, 0.1, 0.1, _LARGE)
+LARGE = 10.0
+_SCALES = (1.0, 1.0, 0.3, 0.3, 0.1, 0.1, LARGE)
 
 
 class Logits(NamedTuple):
@@ -46,10 +45,10 @@ def returned_tensors(output: Any) -> list[Tensor]:
     return tensors_of(output)
 
 
-def names_logits(output: Any) -> bool:
-    """Return whether one of the tensors in a network's output is named "logits"."""
-    named = output.get("logits") if isinstance(output, Mapping) else is_dataclass(output) and attribute(output, "logits")
-    return isinstance(named, Tensor) and bool(tensors_of(named))
+def names_first(output: Any) -> bool:
+    """Return whether the first of the tensors in a network's output is named "logits", or with "logits" in its name."""
+    named = next((part for key, part in parts_of(output) if names_logits(key) and isinstance(part, Tensor)), None)
+    return named is not None and bool(tensors_of(named))
 
 
 def class_logits(output: Tensor, num_classes: int | None, tokens: bool) -> Tensor | None:
@@ -213,7 +212,7 @@ class Classifier(NamedTuple):
         """Return the map to the network's logits if these are its outputs, also for another input."""
         # Something that adds nothing to the logits of the first samples yet, such as low-rank updates that start at zero, may
         # do so later in a watched training.
-        affine, drawn = self.affine(), _LARGE * noisy(self.taken, 0)
+        affine, drawn = self.affine(), LARGE * noisy(self.taken, 0)
         answer = self.reading.answers.to_input(self.names, drawn)[index:][:1]
         gives = affine is not None and bool(answer) and self.reading.gives(affine, drawn, pool, answer[0], drawn)
         return affine if gives else None

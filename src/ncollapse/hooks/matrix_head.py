@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ncollapse.hooks.affine import Affine
+from ncollapse.hooks.affine import Affine, noisy, rounding_of
 from ncollapse.hooks.capture import INPUTS
-from ncollapse.hooks.logits import Changed, Reading, drawn_states, is_single
+from ncollapse.hooks.logits import LARGE, Changed, Reading, drawn_states, is_single
 from ncollapse.hooks.tap import Read
 from ncollapse.hooks.trace import ModuleCall, Trace
 
@@ -25,6 +26,8 @@ from ncollapse.hooks.trace import ModuleCall, Trace
 _ACTIVATIONS: tuple[Read, ...] = (F.relu, F.gelu, F.silu, torch.tanh)
 # The features of how many modules are tried, from the last one on.
 _NEAREST = 4
+# Logits are the same, or linear, if they differ by less than this share of the largest one.
+_SAME = 1e-3
 
 
 class MatrixHead(NamedTuple):
@@ -85,7 +88,7 @@ def find_matrix_head(model: nn.Module, trace: Trace, reading: Reading, index: in
         return None
     single = is_single(returned.values, reading.num_classes, reading.tokens)
     matrices = _matrices(model, 1 if single else logits.shape[-1])
-    for call in _states(trace, returned.sources)[:_NEAREST]:
+    for call in _apart(_states(trace, returned.sources))[:_NEAREST]:
         reads = [read for read in _reads(call, reading) if reading.rows(call.values, read).shape[1] in matrices]
         answered = _answers(call, reading, index) if reads else None
         for read in reads if answered is not None else ():
@@ -97,6 +100,42 @@ def find_matrix_head(model: nn.Module, trace: Trace, reading: Reading, index: in
                 if changed is not None:
                     return head, changed
     return None
+
+
+def last_state(presumed: ModuleCall | None, trace: Trace, reading: Reading, index: int) -> ModuleCall | None:
+    """Return the last module whose rows alone give the returned logits, by a linear map of several modules.
+
+    None if there is none, or if what the presumed classifier takes gives them alone, by any map.
+    """
+    # Weights beside a classifier may give a part of the logits, as in base(h) + B(A(h)) without a module around it.
+    answers, dims = reading.answers, 3 if reading.tokens else 2
+    taken = None if presumed is None or presumed.input is None else presumed.input.values
+    if presumed is not None and taken is not None:
+        if _gives(taken, partial(answers.to_input, [presumed.name]), index, linear=False):
+            return None
+    states = [call for call in _states(trace, trace.returned[index].sources) if call.values.ndim == dims]
+    found = [call for call in states if _gives(call.values, partial(answers.to_output, call.name), index)]
+    # What has a number for each class, or for each but one, holds logits rather than features.
+    num = trace.returned[index].values.shape[-1]
+    return next((call for call in found if call.values.shape[-1] not in {num, num - 1}), next(iter(found), None))
+
+
+def _gives(values: Tensor, answer: Callable[[Tensor], list[Tensor]], index: int, linear: bool = True) -> bool:
+    """Return whether samples with the same numbers in one place have the same logits, and whether these are linear in them."""
+    drawn = LARGE * noisy(values, 0)
+    # An odd function of the numbers fails between 0 and large ones, others between large ones and their negatives.
+    states = [drawn[:1].expand_as(drawn).clone(), *([drawn, -drawn, drawn / 2, 0 * drawn] if linear else [])]
+    try:
+        returned = [answer(state)[index] for state in states]
+    except Exception:  # a network may refuse other numbers there in any way
+        return False
+    limit = max(_SAME, 8 * rounding_of(returned[0]))
+    same, *others = [part.double() for part in returned]
+    off = [same - same[:1]]
+    if linear:
+        large, negative, half, zero = others
+        off += [large + negative - 2 * zero, large + zero - 2 * half]
+    return all(bool(part.abs().amax() <= limit * same.abs().amax()) for part in off)
 
 
 def _answers(call: ModuleCall, reading: Reading, index: int) -> tuple[list[Tensor], Tensor] | None:
@@ -113,14 +152,21 @@ def _answers(call: ModuleCall, reading: Reading, index: int) -> tuple[list[Tenso
 
 def _states(trace: Trace, end: int) -> list[ModuleCall]:
     """Return modules that ran once and returned something from which the logits are made, the last ones first."""
+    calls = sorted(trace.calls.values(), key=lambda call: (-call.finished, call.name.count(".")))
+    states = [(call, call.output) for call in calls if call.count == 1 and call.axis == 0]
+    return [
+        call
+        for call, output in states
+        if output is not None and output.tensor.is_floating_point() and output.tensor.ndim > 1 and output.sources & INPUTS
+        if call.leads_to(end)
+    ]
+
+
+def _apart(states: Sequence[ModuleCall]) -> list[ModuleCall]:
+    """Return those of some modules that return other tensors than those before them in the list."""
     found: list[ModuleCall] = []
-    for call in sorted(trace.calls.values(), key=lambda call: (-call.finished, call.name.count("."))):
-        output = call.output
-        if output is None or call.count > 1 or call.axis != 0 or not output.tensor.is_floating_point():
-            continue
-        leads = output.sources & INPUTS and call.leads_to(end)
-        if leads and output.tensor.ndim > 1 and not any(other.returned(output) for other in found):
-            found.append(call)
+    for call in states:
+        found += [] if any(other.returned(call.output) for other in found) else [call]
     return found
 
 

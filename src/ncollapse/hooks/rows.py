@@ -20,20 +20,30 @@ from ncollapse.hooks.trace import Look, ModuleCall, Trace, changed_indices, is_i
 _NAMES_SHOWN = 4
 
 
-def count_samples(
+class TimeFirstError(ValueError):
+    """The second dimension of the inputs counts the samples, so that the first samples are another part of the inputs."""
+
+    def __init__(self, num_samples: int) -> None:
+        super().__init__(f"the network returns {num_samples} rows, as many as the second dimension of its inputs")
+        self.num_samples = num_samples
+
+
+def check_samples_first(
     trace: Trace, inputs: Any, num_rows: int, num_classes: int | None, tokens: int | None, labeled: LabelRows | None
-) -> int:
-    """Return how many samples the network saw: as many as it returned logits, if its inputs may have time first."""
+) -> None:
+    """Raise an error if the network returned logits for the second dimension of its inputs instead of for the samples."""
     # Inputs with time first are cut along the wrong dimension, or not at all.
     output = None if trace.output is None else trace.output.tensor
+    if output is None or len(output) == num_rows:
+        return
     if tokens:
-        if labeled is not None and output is not None and num_rows < len(output) == labeled.num_samples == tokens:
+        if labeled is not None and num_rows < len(output) == labeled.num_samples == tokens:
             raise ValueError(misplaced({"": f"has {len(output)} rows for {num_rows} samples"}))  # then all samples are shown
-        return num_rows
-    if output is None or output.ndim != 2 or (num_classes is not None and output.shape[1] != num_classes):
-        return num_rows
-    second = [tensor.shape[1] for tensor in tensors_of_inputs(inputs) if tensor.ndim > 1]
-    return len(output) if len(output) in second else num_rows
+        return
+    second = {tensor.shape[1] for tensor in tensors_of_inputs(inputs) if tensor.ndim > 1}
+    known = {len(output)} if labeled is None else {labeled.num_samples}
+    if output.ndim == 2 and num_classes in {None, output.shape[1]} and len(output) in second & known:
+        raise TimeFirstError(len(output))
 
 
 class TokenRows:
@@ -76,7 +86,8 @@ class TokenRows:
             moved = self._first_of_logits(last, responses) - min(responses[""]) if labeled else -last
             self.own |= {name: min(rows) + moved for name, rows in responses.items() if len(rows) == 1}
         self.in_order = self._found_in_order(inputs, look) if trace.reordered else set[str]()
-        self.by_length = self._by_length()
+        # Behind an operation that moves tokens, positions say nothing of those of layers in front of it.
+        self.by_length = {} if trace.reordered else self._by_length()
         if num_prefix:
             self.by_length.setdefault(num_labels + num_prefix, num_prefix)
 
@@ -206,17 +217,19 @@ def declared_prefix(model: nn.Module) -> int:
 def _changed_inputs(inputs: Any, trace: Trace, num_labels: int) -> Iterator[tuple[int, Any]]:
     """Yield inputs with another last token in the first sample and another first one in the second, and the last position."""
     for chosen in tensors_of_inputs(inputs):
-        if chosen.ndim < 2 or chosen.shape[1] != num_labels or _is_mask(chosen, trace.mask):
-            continue
+        of_pixels = chosen.ndim == 4 and chosen.shape[2:].numel() == num_labels
+        if chosen.ndim < 2 or (chosen.shape[1] == num_labels) == of_pixels or _is_mask(chosen, trace.mask):
+            continue  # with as many channels as pixels, either may be tokens
+        tokens = chosen.flatten(2).transpose(1, 2) if of_pixels else chosen
         real = range(num_labels) if trace.mask is None or trace.mask.shape != chosen.shape[:2] else trace.mask[0].nonzero()
         places = [int(place) for place in real]
         last = places[-1] if places else 0
-        earlier = [place for place in places[:-1] if not torch.equal(chosen[0, place], chosen[0, last])]
+        earlier = [place for place in places[:-1] if not torch.equal(tokens[0, place], tokens[0, last])]
         if earlier:
-            changed = chosen.clone()
-            changed[0, last] = chosen[0, earlier[-1]]
-            changed[1:, 0] = chosen[1:, 1]
-            yield last, _replaced(inputs, chosen, changed)
+            changed = tokens.clone()
+            changed[0, last] = tokens[0, earlier[-1]]
+            changed[1:, 0] = tokens[1:, 1]
+            yield last, _replaced(inputs, chosen, changed.transpose(1, 2).reshape(chosen.shape) if of_pixels else changed)
 
 
 def _replaced(inputs: Any, old: Tensor, new: Tensor) -> Any:

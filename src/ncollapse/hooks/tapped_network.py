@@ -16,7 +16,7 @@ from ncollapse.hooks.capture import is_dense
 from ncollapse.hooks.label_rows import LabelRows, check_not_one_hot
 from ncollapse.hooks.logits import returned_tensors
 from ncollapse.hooks.masks import mask_rules, tensors_of_inputs
-from ncollapse.hooks.rows import left_out_words, misplaced
+from ncollapse.hooks.rows import TimeFirstError, left_out_words, misplaced
 from ncollapse.hooks.snapshot import random_state_kept
 from ncollapse.hooks.tap_hooks import TapHooks, Tapped, TapPlan
 from ncollapse.hooks.untouched import Untouched
@@ -102,7 +102,12 @@ def look(
     model = untouched.model
     try:
         if not whole:
-            plan = make_plan(*first_samples(inputs, num_samples, _telling_samples(inputs, model, num_samples)))
+            try:
+                plan = make_plan(*first_samples(inputs, num_samples, _telling_samples(inputs, model, num_samples)))
+            except TimeFirstError as error:
+                untouched.rewind()
+                num_samples = error.num_samples
+                plan = make_plan(inputs, num_samples)
             if plan.may_reorder:  # then further samples run
                 untouched.rewind()
             second = [tensor.shape[1] for tensor in tensors_of_inputs(inputs) if tensor.ndim > 1]
@@ -116,9 +121,12 @@ def look(
     finally:
         # The features of the look, which a module may have cached, are not those of the passes.
         untouched.rewind()
-    plan = make_plan(inputs, num_samples)
-    untouched.rewind()
-    return plan
+    try:
+        return make_plan(inputs, num_samples)
+    except TimeFirstError as error:
+        return make_plan(inputs, error.num_samples)
+    finally:
+        untouched.rewind()
 
 
 def _takes_two(model: nn.Module, inputs: Any, num_samples: int) -> bool:

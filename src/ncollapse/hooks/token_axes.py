@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from ncollapse.hooks.batch_io import map_tensors
 from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.masks import tensors_of_inputs
-from ncollapse.hooks.pooling import ReadOut
+from ncollapse.hooks.pooling import MeanFrom, ReadOut
 from ncollapse.hooks.tap import INPUT, Placement, Tap
 from ncollapse.hooks.trace import (
     Look,
     ModuleCall,
     Trace,
     change_profile,
-    changed_indices,
+    changed_in_any,
     changed_sizes,
     token_calls,
     token_states,
@@ -31,9 +31,9 @@ from ncollapse.hooks.trace import (
 # refuses, another last token in one sample and another first one in another sample change the two ends of that dimension, as
 # long as no module has mixed the tokens. Then the kind of module decides, and at last the other layers of the same shape.
 
-_MOST_BY_FAR = 2.0
 _FIRST, _LAST, _UNKNOWN = 1, 2, 0
 UNCLEAR = "may have its tokens in the last dimension"
+UNSHOWN = "nothing shows which dimension counts its tokens"
 # Modules whose tensors have the positions in the last dimension, as long as they are no layers over all tokens.
 _ALONG_TIME = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
 # Modules whose tensors have the features in the last dimension.
@@ -45,21 +45,17 @@ def token_axes(
 ) -> dict[str, int]:
     """Return 2 for states whose tokens are the last dimension, 0 if unknown, 1 for (N, T, D); ``known`` are some of them."""
     states, known = token_states(trace), known or {}
-    lengths = {states[name].shape[known.get(name, _FIRST)] for name in states}
-    widths = {states[name].shape[3 - known.get(name, _FIRST)] for name in states}
+    lengths, widths = ({states[name].shape[abs(side - known.get(name, _FIRST))] for name in states} for side in (0, 3))
     likely, certain = _axes_by_kind(trace, states)
     certain |= known
     alike = {name for name, state in states.items() if state.shape[2] in lengths or state.shape[1] in widths}
     alike = {name for name in alike if max(states[name].shape[1:]) > 1}
     unclear = {name for name in alike | likely.keys() | certain.keys() if certain.get(name) != _FIRST}
-    given = [set(tensor.shape[1:]) for tensor in tensors_of_inputs(inputs) if tensor.ndim in (2, 3)]
-    usual = {name for name, state in states.items() if any(state.shape[1] in sizes - {state.shape[2]} for sizes in given)}
+    usual = _usual(states, inputs)
     if set(wanted) <= usual - unclear:
         return dict.fromkeys(wanted, _FIRST)
     found = _shorter_axes(trace, states, inputs, look, certain)
     others, apart = ([], {}) if unclear <= found.keys() else _ends_apart(trace, states, inputs, look, certain)
-    # Some features may change at the ends alone by chance, as behind a ReLU: then the kind of module must not say otherwise.
-    apart = {name: axis if likely.get(name, axis) == axis else _UNKNOWN for name, axis in apart.items()}
     found = likely | apart | certain | found
     unclear |= states.keys() - usual if _LAST in found.values() else set()
     found |= _axes_of_views(trace, unclear - found.keys(), found)
@@ -69,6 +65,12 @@ def token_axes(
         if found[name] == _UNKNOWN and _stays_at_its_end(states[name], [other[name] for other in others if name in other]):
             found[name] = _FIRST
     return {name: found.get(name, _FIRST) for name in wanted}
+
+
+def _usual(states: Mapping[str, Tensor], inputs: Any) -> set[str]:
+    """Return the states whose second dimension alone is as long as one of the inputs'."""
+    given = [set(tensor.shape[1:]) for tensor in tensors_of_inputs(inputs) if tensor.ndim in (2, 3)]
+    return {name for name, state in states.items() if any(state.shape[1] in sizes - {state.shape[2]} for sizes in given)}
 
 
 def _axes_by_kind(trace: Trace, states: Collection[str]) -> tuple[dict[str, int], dict[str, int]]:
@@ -204,16 +206,17 @@ def with_other_ends(tensor: Any, num_rows: int, axis: int = _FIRST, turn: int = 
 
 def _are_apart(state: Tensor, others: Sequence[Tensor], axis: int) -> bool:
     """Return whether all that changed in the first sample is behind all that changed in the second."""
-    last, first = ([place for other in others for place in changed_indices(state, other, sample, axis)] for sample in (0, 1))
-    return bool(last and first) and max(first) < min(last)
+    last, first = (changed_in_any(state, others, sample, axis) for sample in (0, 1))
+    # Merged tokens are in different parts of the features, too: then both dimensions are apart.
+    mixed = changed_in_any(state, others, 0, 3 - axis) & changed_in_any(state, others, 1, 3 - axis)
+    return bool(last and first and mixed) and max(first) < min(last)
 
 
 def _stays_at_its_end(state: Tensor, others: Sequence[Tensor]) -> bool:
-    """Return whether the changed tokens changed most by far, as where attention adds to every token what it takes of others."""
+    """Return whether the changed tokens changed most, as where attention adds to every token what it takes of others."""
     for sample, end in ((0, -1), (1, 0)):
         for profile in [change_profile(state, other, sample, _FIRST) for other in others]:
-            own, most = float(profile[end]), profile.sort().values[-2:]
-            if not own or own < float(most[-1]) or own < _MOST_BY_FAR * float(most[0]):
+            if not profile[end] or profile[end] < profile.max():
                 return False
     return bool(others) and len(state) > 1
 
@@ -225,8 +228,9 @@ def unproven(trace: Trace, inputs: Any, look: Look, names: Collection[str]) -> l
     left = [name for name in names if name in states and certain.get(name) != _FIRST]
     found = _shorter_axes(trace, states, inputs, look, certain) if left else {}
     left = [name for name in left if found.get(name) != _FIRST]
-    apart = _ends_apart(trace, states, inputs, look, certain)[1] if left else {}
-    return [name for name in left if apart.get(name) != _FIRST]
+    others, apart = _ends_apart(trace, states, inputs, look, certain) if left else ([], {})
+    left = [name for name in left if apart.get(name) != _FIRST]
+    return [name for name in left if not _stays_at_its_end(states[name], [other[name] for other in others if name in other])]
 
 
 def turned(
@@ -241,18 +245,16 @@ def turned(
         placed = {label: call for label, call in calls.items() if call.output is not None and call.axis is not None}
         return _channels_last(placed, inputs, look, labeled.shape[1:]), ""
     states = token_states(trace)
-    pooled = [tap for tap in taps if isinstance(tap.pool, str) and tap.pool != "flatten" and tap.name in states]
+    pooled = [tap for tap in taps if isinstance(tap.pool, str | MeanFrom) and tap.pool != "flatten" and tap.name in states]
     by_rows = {read.tokens.name: _LAST} if read.is_turned and read.tokens is not None else {}
     axes = token_axes(trace, inputs, look, [tap.name for tap in pooled], by_rows) if pooled else {}
     found: dict[str, Placement | str] = {tap.label: Placement(is_last=True) for tap in pooled if axes[tap.name] == _LAST}
     found |= {tap.label: UNCLEAR for tap in pooled if axes[tap.name] == _UNKNOWN}
-    usual = [
-        tap.name
-        for tap in pooled
-        if axes[tap.name] == _FIRST and not (read.is_known or labeled is None or labeled.per_position)
-    ]
-    names = unproven(trace, inputs, look, usual)
-    return found, f"nothing shows that the second dimension of {', '.join(names)} counts tokens" if names else ""
+    names = [] if read.is_known else [tap.name for tap in pooled if axes[tap.name] == _FIRST]
+    unshown, usual = unproven(trace, inputs, look, names), _usual(states, inputs)
+    found |= {tap.label: UNSHOWN for tap in pooled if tap.name in set(unshown) - usual}
+    granted = ", ".join(name for name in unshown if name in usual)
+    return found, f"nothing shows that the second dimension of {granted} counts tokens" if granted else ""
 
 
 def _channels_last(

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ncollapse.hooks.batch_io import run_network
 from ncollapse.hooks.capture import INPUTS, Captured, Dependence, is_whole, tensors_of
-from ncollapse.hooks.logits import names_logits, returned_tensors
+from ncollapse.hooks.logits import names_first, returned_tensors
 from ncollapse.hooks.tap import INPUT, Tap
 
 # Each tensor is copied when it is captured, and its memory address and version are kept. Module B follows module A if B's input
@@ -85,7 +85,7 @@ class Trace(NamedTuple):
     """One forward pass: the modules that ran, the tensors that the network returned, and which tokens are real.
 
     Attributes:
-        names_logits: Whether the network named the first of the returned tensors "logits".
+        names_logits: Whether the network named the first of the returned tensors as logits.
         may_reorder: Whether an operation ran that can give the samples another order, or leave some out.
         ranked: Which of the returned tensors hold numbers sorted by size, so that their places are no classes.
         last_used: How many modules had finished when a weight was last used, by its name.
@@ -159,7 +159,7 @@ def trace_forward(
     ranked = frozenset(i for i, tensor in enumerate(tensors) if dependence.is_ranked(tensor))
     returned = [recorder.copy(tensor) for tensor in tensors]
     last, moved = dependence.last_used(model), tuple(dependence.reordered)
-    return Trace(recorder.calls, returned, None, names_logits(output), dependence.may_reorder, ranked, last, moved)
+    return Trace(recorder.calls, returned, None, names_first(output), dependence.may_reorder, ranked, last, moved)
 
 
 def input_call(call: ModuleCall) -> ModuleCall:
@@ -200,6 +200,11 @@ def changed_indices(before: Tensor, after: Tensor, sample: int, axis: int = 1) -
     """Return which indices of a dimension changed in one sample."""
     change = change_profile(before, after, sample, axis)
     return [int(place) for place in (change > _CHANGED * change.max()).nonzero()]
+
+
+def changed_in_any(before: Tensor, others: Sequence[Tensor], sample: int, axis: int) -> set[int]:
+    """Return which indices of a dimension changed in one sample, in any of several looks."""
+    return {place for after in others for place in changed_indices(before, after, sample, axis)}
 
 
 def changed_sizes(before: ModuleCall, after: Trace) -> list[int]:

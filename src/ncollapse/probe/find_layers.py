@@ -6,15 +6,17 @@ import html
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from ncollapse.default_device import on_the_cpu
-from ncollapse.hooks.batch_io import first_samples, map_tensors, num_samples_of
+from ncollapse.hooks.batch_io import map_tensors, num_samples_of
 from ncollapse.hooks.discovery import Discovery
 from ncollapse.hooks.tap import Read, Tap
+from ncollapse.hooks.tapped_network import look
 from ncollapse.hooks.untouched import Untouched, device_of, network_of
 
 _WIDTH = 100
@@ -127,10 +129,9 @@ def find_layers(model: nn.Module, inputs: Any, *, num_classes: int | None = None
         )
     device = device_of(model)
     discovery = Discovery(model, num_classes=num_classes)
-    samples, num_rows = first_samples(inputs, num_samples)
-    samples = map_tensors(lambda tensor: tensor.to(device), samples)
-    with Untouched(model), torch.no_grad():
-        plan = discovery.plan(samples, num_rows, tokens=None)
+    inputs = map_tensors(lambda tensor: tensor.to(device), inputs)
+    with Untouched(model) as untouched, torch.no_grad():
+        plan = look(untouched, partial(discovery.plan, tokens=None), inputs, num_samples)
     return Layers(
         type(model).__name__,
         plan.taps,
