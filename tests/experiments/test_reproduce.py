@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from ncollapse.experiments import (
     standings,
     write_experiment_page,
 )
-from ncollapse.records.errors import FolderInUseError, ReportError, RunDirectoryWarning
+from ncollapse.records.errors import FolderInUseError, ReportError, RunDirectoryError, RunDirectoryWarning
 from ncollapse.records.json_files import write_json
 from ncollapse.records.lock import Lock
 from ncollapse.stop_signals import RunStopped
@@ -248,6 +249,40 @@ def test_a_folder_of_somebody_else_cannot_write_outside_itself(tmp_path):
     assert place.runs(place.seeds(experiment)) == []
     write_experiment_page(experiment, standings({}, [experiment])["pfc:x"], place)
     assert list(own.iterdir()) == []
+
+
+def test_a_planted_link_is_not_written_through(tmp_path):
+    experiment, place = made(measure=lambda work: Found(work.run("demo", *TINY).value("pfc1", 1))), Place(tmp_path / "theirs")
+    own = tmp_path / "mine"
+    own.mkdir()
+    with pytest.raises(RunStopped):
+        reproduce(experiment, place, [0], should_stop=lambda: True)
+    (run,) = (place.out / "runs").iterdir()
+    for path in (run, place.out / "runs", place.of(experiment)):
+        path.rename(tmp_path / path.name)
+        path.symlink_to(own)
+        with pytest.raises(RunDirectoryError, match=f"{re.escape(path.name)} must be a folder, got a link to .*mine"):
+            reproduce(experiment, place, [0])
+        path.unlink()
+        (tmp_path / path.name).rename(path)
+    assert list(own.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        ([("a", f"line {i}", 0, 1) for i in range(101)], "needed at most 100 lines in its figure"),
+        ([("a", "b", 0, 1e308)], "needed numbers of at most 1e+100 in its figure"),
+        ([("a", "b", "\x1b[2J", 1)], "needed printable names of at most 200 characters in its figure"),
+        ([("a", "b" * 201, 0, 1)], "needed printable names of at most 200 characters in its figure"),
+    ],
+)
+def test_points_that_nobody_writes_are_refused(tmp_path, points, words):
+    experiment, place = made(), Place(tmp_path)
+    (seed,) = reproduce(experiment, place, [0])
+    write_json(place.of(experiment) / "seed=0.json", replace(seed, points=tuple(Point(*point) for point in points)))
+    with pytest.raises(ReportError, match=rf"seed=0\.json: {re.escape(words)}"):
+        place.seeds(experiment)
 
 
 def test_a_copied_seed_is_refused(tmp_path):

@@ -206,6 +206,13 @@ def test_what_no_sweep_can_be_written_to_or_run_on(tmp_path):
     with pytest.raises(ValueError, match="device must be one that is available here, got 'nowhere'"):
         run_sweep(plan_sweep(base("device=nowhere"), [], 1, tmp_path / "new"), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    (run,) = plan_sweep(base(), [], 1, tmp_path / "theirs")
+    (tmp_path / "mine").mkdir()
+    run.path.parent.mkdir()
+    run.path.symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"must be a folder, got a link to .*mine\. Remove the link"):
+        run_sweep([run], tmp_path / "theirs")
+    assert not [*(tmp_path / "mine").iterdir()]
 
 
 @pytest.mark.parametrize("setting", ["train.learning_rate=0.01", "train.epochs=6"])

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import torch
 
-from ncollapse.experiments.experiment import Experiment, SeedFile
+from ncollapse.experiments.experiment import Experiment, Point, SeedFile
 from ncollapse.experiments.work import Work
 from ncollapse.machine import machine
-from ncollapse.records.files import make_folder
+from ncollapse.records.files import check_no_link, make_folder, make_own_folder
 from ncollapse.records.json_files import fail, read_json, write_json
 
 RUNS = "runs"
+# Of one figure, far above what is written.
+_MOST_LINES, _LONGEST, _LARGEST = 100, 200, 1e100
 _AGAIN = "Delete it and run `ncollapse reproduce` again: the runs behind it are kept."
 
 
@@ -38,6 +40,8 @@ class Place:
             if file.name != _name(item.seed):
                 # A copy would count a seed twice.
                 fail(file, f"holds seed {item.seed}", _AGAIN)
+            if wrong := _undrawable(item.points):
+                fail(file, wrong, _AGAIN)
         return tuple(sorted(found.values(), key=lambda item: item.seed))
 
     def runs(self, seeds: Sequence[SeedFile]) -> list[Path]:
@@ -45,6 +49,18 @@ class Place:
         there = {path.name: path for path in (self.out / RUNS).glob("*") if path.is_dir() and not path.is_symlink()}
         names = dict.fromkeys(Path(run).name for seed in seeds for run in seed.runs)
         return [there[name] for name in names if name in there]
+
+
+def _undrawable(points: Sequence[Point]) -> str:
+    """Say which points no experiment writes: a page would take hours to draw them, or not at all."""
+    if len({(point.panel, point.line) for point in points}) > _MOST_LINES:
+        return f"needed at most {_MOST_LINES} lines in its figure, has more"
+    for point in points:
+        if any(isinstance(value, float) and abs(value) > _LARGEST for value in (point.x, point.y)):
+            return f"needed numbers of at most {_LARGEST:g} in its figure, has larger ones"
+        if not all(word.isprintable() and len(word) <= _LONGEST for word in (point.panel, point.line, str(point.x))):
+            return f"needed printable names of at most {_LONGEST} characters in its figure, has others"
+    return ""
 
 
 def reproduce(
@@ -76,6 +92,8 @@ def reproduce(
     if at_paper_size and not experiment.has_paper_size:
         raise ValueError(f"{experiment.name} has one size only, got --paper. Leave it out.")
     folder = place.of(experiment, at_paper_size)
+    check_no_link(folder)
+    check_no_link(place.out / RUNS)
     there = {found.seed for found in place.seeds(experiment, at_paper_size)}
     for done, seed in enumerate(seeds):
         say(done, "")
@@ -97,7 +115,8 @@ def _measured(experiment: Experiment, work: Work, folder: Path) -> SeedFile:
 
 
 def _file(folder: Path, seed: int) -> Path:
-    make_folder(folder)
+    make_folder(folder.parent)
+    make_own_folder(folder)
     return folder / _name(seed)
 
 

@@ -16,6 +16,7 @@ from ncollapse.data.labeled import LabeledData
 from ncollapse.recipes import override, recipe_by_name
 from ncollapse.recipes.recipe import Recipe
 from ncollapse.records.errors import FolderInUseError, RunDirectoryWarning
+from ncollapse.records.files import check_no_link
 from ncollapse.records.lock import living_holder
 from ncollapse.records.reading import Run, read_run
 from ncollapse.records.rows import EpochRecord
@@ -61,6 +62,7 @@ class Work:
         recipe = override(recipe_by_name(name), [*settings, f"seed={self.seed}"])
         words = re.sub(r"[^A-Za-z0-9._=+-]", "_", "_".join([name, *settings]))[:_LONGEST]
         path = self.runs / f"{words}_seed={self.seed}_{recipe.fingerprint()[:8]}"
+        check_no_link(path)
         started, said = time.monotonic(), ", ".join([name, *settings])
 
         def say(record: EpochRecord, epochs: int) -> None:

@@ -104,10 +104,15 @@ def make_folder(folder: Path) -> None:
 
 
 def make_own_folder(folder: Path) -> None:
-    """Make a folder inside a run directory; a link there could lead anywhere, so it is refused."""
+    """Make a folder whose name is ours, not the user's, unless it is there."""
+    check_no_link(folder)
+    folder.mkdir(exist_ok=True)
+
+
+def check_no_link(folder: Path) -> None:
+    """Refuse a link in the place of a folder whose name is ours: in a folder of somebody else it could lead anywhere."""
     if folder.is_symlink():
         raise RunDirectoryError(f"{folder} must be a folder, got a link to {os.readlink(folder)}. Remove the link.")
-    folder.mkdir(exist_ok=True)
 
 
 def leftovers(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from ncollapse.recipes.recipe import Recipe, RecipeError
 from ncollapse.recipes.settings import differences, override
 from ncollapse.records import file_names
 from ncollapse.records.errors import DamagedRunError, ReportError, RunDirectoryError
+from ncollapse.records.files import check_no_link
 from ncollapse.records.json_files import encode, read_json
 from ncollapse.records.lock import Lock
 from ncollapse.records.manifest import CheckedFiles
@@ -262,6 +263,7 @@ def _earlier(folder: Path) -> tuple[SweepEntry, ...]:
 
 def _check_held(path: Path, recipe: Recipe, free: set[str]) -> None:
     """Check that an existing run has this recipe, apart from some fields: else the sweep's tables would mix settings."""
+    check_no_link(path)
     try:
         held = held_recipe(RunDirectory(path))
     except RunDirectoryError:
