@@ -15,11 +15,12 @@ from sphinx.util import logging
 
 # With `-t check` (`make docs-check`) nothing is executed or drawn: warnings come in a tenth of the time.
 CHECK = tags.has("check")  # noqa: F821
-site_pages.write(empty_pictures=CHECK)
+site_pages.write(unexecuted=CHECK)
 
 project, author, release = "ncollapse", "The ncollapse founders", __version__
 copyright = "MIT license"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "site_math", "site_links"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions += ["site_math", "site_links", "site_papers"]
 extensions += [] if CHECK else ["sphinx.ext.viewcode"]
 root_doc = "docs/index"
 include_patterns = ["docs/**", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "README.md"]

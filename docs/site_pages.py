@@ -110,30 +110,43 @@ def figures() -> dict[Path, list[tuple[str, str]]]:
 
 
 def gallery_page() -> str:
-    """Write every figure and every example: the picture, and the code on demand."""
-    lines = ["# Gallery\n", "Every figure of these pages, then every example, with the code that makes it.\n", "## Figures\n"]
+    """Write thumbnails of all pictures, then every figure and every example: the picture, and code and output on demand."""
+    small, lines = [], ["## Figures\n"]
     for page, found in figures().items():
         title = page.read_text().split("\n", 1)[0].removeprefix("# ")
         where = f"../../{page.name}" if page.parent == ROOT else f"../{page.name}"
-        lines.append(f"### {title if page.parent != ROOT else 'README'}\n\nOn the page [{title}]({where}).\n")
+        heading = {"README.md": "README", "index.md": "The first page"}.get(page.name, title)
+        lines.append(f"### {heading}\n\nOn the page [{title}]({where}).\n")
         codes = [_made_by(file, page) for _, file in found]
         for i, (words, file) in enumerate(found):
             lines.append(f"![{words}](../figures/{file})\n")
+            small.append(_thumbnail(words, f"../figures/{file}", heading))
             # One piece of code may make several figures: it stands below the last.
             if codes[i] not in codes[i + 1 :]:
-                lines.append(_folded(codes[i]))
+                lines.append(_folded("Code", codes[i]))
     lines += ["## Examples\n", "Each runs in seconds and is run by the tests: `python examples/NAME.py`.\n"]
     for path in sorted((ROOT / "examples").glob("*.py")):
         text = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].replace("\n", " ")
         title = path.stem.replace("_", " ").capitalize()
-        code = _folded(f"```{{literalinclude}} ../../examples/{path.name}\n:language: python\n```\n")
+        if path.stem in {*_DRAWN, *_DRAWING}:
+            small.append(_thumbnail(title, f"{path.stem}.svg", title))
+        code = _folded("Code", f"```{{literalinclude}} ../../examples/{path.name}\n:language: python\n```\n")
+        if path.stem not in _WITHOUT:
+            code += "\n" + _folded("Output", f"```{{literalinclude}} {path.stem}.txt\n:language: text\n```\n")
         lines.append(f"### {title}\n\n{text}\n\n{_picture(path.stem)}\n{code}")
-    return "\n".join(lines)
+    first = "Every figure of these pages and every example, with the code that makes it and what it prints. Click a picture.\n"
+    return "\n".join(["# Gallery\n", first, *small, "", *lines])
 
 
-def _folded(code: str) -> str:
-    """Fold a piece of code, so that pictures are near each other."""
-    return f"<details><summary>Code</summary>\n\n{code}\n</details>\n"
+def _thumbnail(words: str, file: str, heading: str) -> str:
+    """Write a small picture that leads to the section of this heading."""
+    anchor = heading.lower().replace(",", "").replace(" ", "-")
+    return f"[![{words}]({file}){{.thumbnail}}](#{anchor})"
+
+
+def _folded(summary: str, text: str) -> str:
+    """Fold a text, so that pictures are near each other."""
+    return f"<details><summary>{summary}</summary>\n\n{text}\n</details>\n"
 
 
 def _picture(example: str) -> str:
@@ -148,30 +161,33 @@ def _picture(example: str) -> str:
     return f"![{example.replace('_', ' ')}]({example}.svg)\n\nDrawn by `{command}`.\n"
 
 
-def draw(folder: Path, empty: bool) -> None:
-    """Draw the pictures of the examples that are not there yet, or leave empty files to be drawn later."""
-    files = {example: folder / f"{example}.svg" for example in (*_DRAWN, *_DRAWING)}
-    for example, file in files.items():
+def run_examples(folder: Path, empty: bool) -> None:
+    """Make the pictures of the examples and keep what they print, unless that is there; or leave empty files to be filled."""
+    for example in sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem not in _WITHOUT):
+        picture, said = folder / f"{example}.svg", folder / f"{example}.txt"
+        files = [said, picture] if example in {*_DRAWN, *_DRAWING} else [said]
         if empty:
-            file.touch()
-        elif not file.exists() or not file.stat().st_size:
-            with contextlib.redirect_stdout(io.StringIO()):
-                _draw(example, file)
+            for file in files:
+                file.touch()
+        elif not all(file.exists() and file.stat().st_size for file in files):
+            said.write_text(_run(example, picture))
 
 
-def _draw(example: str, file: Path) -> None:
-    """Draw one, with the command or with the example itself."""
+def _run(example: str, picture: Path) -> str:
+    """Run an example, make its picture, and return what it prints."""
+    given = [*_DRAWING[example], str(picture)] if example in _DRAWING else []
+    with contextlib.redirect_stdout(io.StringIO()) as said, unittest.mock.patch("sys.argv", [example, *given]):
+        runpy.run_path(str(ROOT / "examples" / f"{example}.py"), run_name="__main__")
     if example in _DRAWN:
-        main(["solve", *shlex.split(_DRAWN[example]), "--figure", str(file)])
-        return
-    with unittest.mock.patch("sys.argv", ["", *_DRAWING[example], str(file)]):
-        runpy.run_path(str(ROOT / "examples" / f"{example}.py"))
+        with contextlib.redirect_stdout(io.StringIO()):
+            main(["solve", *shlex.split(_DRAWN[example]), "--figure", str(picture)])
+    return said.getvalue()
 
 
-def write(empty_pictures: bool = False) -> None:
+def write(unexecuted: bool = False) -> None:
     """Write the pages into docs/made, which git ignores."""
     folder = DOCS / "made"
     folder.mkdir(exist_ok=True)
-    draw(folder, empty_pictures)
+    run_examples(folder, unexecuted)
     for name, text in {"command": command_page(), "messages": messages_page(), "gallery": gallery_page()}.items():
         (folder / f"{name}.md").write_text(text)

@@ -172,6 +172,14 @@ def test_the_gallery_has_every_figure_and_every_example(monkeypatch):
     commands = re.findall(r"Drawn by `([^`]+)`", text)
     assert len(commands) == len(site_pages._DRAWN) + len(site_pages._DRAWING)
     assert [command for command in commands if not inline_code.exists(command)] == []
+    # Each picture is in the overview too, and leads to the section where it is shown.
+    sections = {
+        re.sub(r"[^a-z -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^### (.*)", text, re.MULTILINE)
+    }
+    leads = re.findall(r"\{\.thumbnail\}\]\(#([^)]+)\)", text)
+    assert set(leads) == sections - {"imagenet-head", "line-and-baseline", "own-training"}
+    assert len(leads) == len([*(ROOT / "docs" / "figures").iterdir()]) + len(commands)
+    assert text.count("Output</summary>") == len(examples) - 1
 
 
 def test_inline_code_names_what_exists():
