@@ -18,6 +18,7 @@ SOURCE = ROOT / "src" / "ncollapse"
 # Figures that a command makes.
 _COMMANDS = {
     "demo_kgon.gif": "$ make demo\n$ ncollapse animate runs/demo --frames 16 --out docs/figures/demo_kgon.gif",
+    "own_training_page.png": "$ ncollapse report runs/decay_0.005  # after the tutorial; then the page in a browser",
     "demo_pfc_over_depth.png": "$ make demo\n$ cp runs/demo/figures/pfc_over_depth.png docs/figures/demo_pfc_over_depth.png",
 }
 # Examples of surrogate models, and the command that draws the same model.
@@ -104,8 +105,8 @@ def _made_by(file: str, page: Path) -> str:
 
 def figures() -> dict[Path, list[tuple[str, str]]]:
     """Collect the figures of README and docs by their page: description and file."""
-    pages = {page: re.findall(r"!\[([^]]+)\]\((?:docs/)?figures/([^)]+)\)", page.read_text()) for page in
-             (ROOT / "README.md", *sorted(DOCS.glob("*.md")))}  # fmt: skip
+    pages = {page: re.findall(r"!\[([^]]+)\]\((?:docs/|\.\./)?figures/([^)]+)\)", page.read_text()) for page in
+             (ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("tutorials/*.md")))}  # fmt: skip
     return {page: found for page, found in pages.items() if found}
 
 
@@ -113,8 +114,8 @@ def gallery_page() -> str:
     """Write thumbnails of all pictures, then every figure and every example: the picture, and code and output on demand."""
     small, lines = [], ["## Figures\n"]
     for page, found in figures().items():
-        title = page.read_text().split("\n", 1)[0].removeprefix("# ")
-        where = f"../../{page.name}" if page.parent == ROOT else f"../{page.name}"
+        title = re.findall(r"^# (.*)", page.read_text(), re.MULTILINE)[0]
+        where = f"../../{page.relative_to(ROOT)}"
         heading = {"README.md": "README", "index.md": "The first page"}.get(page.name, title)
         lines.append(f"### {heading}\n\nOn the page [{title}]({where}).\n")
         codes = [_made_by(file, page) for _, file in found]
@@ -140,7 +141,7 @@ def gallery_page() -> str:
 
 def _thumbnail(words: str, file: str, heading: str) -> str:
     """Write a small picture that leads to the section of this heading."""
-    anchor = heading.lower().replace(",", "").replace(" ", "-")
+    anchor = re.sub(r"[.,]", "", heading.lower()).replace(" ", "-")
     return f"[![{words}]({file}){{.thumbnail}}](#{anchor})"
 
 

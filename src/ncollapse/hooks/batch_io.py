@@ -76,6 +76,10 @@ def next_tokens(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
 
     Raises:
         TypeError: If the batch has no token ids.
+
+    Example:
+        >>> next_tokens({"input_ids": torch.tensor([[5, 7, 9]])})[1].tolist()
+        [[7, 9, -100]]
     """
     ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
     if not isinstance(ids, Tensor) or ids.ndim != 2:

@@ -58,6 +58,10 @@ class Tap:
         pool: "flatten" uses all numbers of a sample. "mean" averages over positions, in float32 or finer: over the tokens
             (N, T, D) that the attention mask marks, or over pixels (N, C, H, W). "cls" reads the first token,
             "last_token" the last one that the attention mask marks. A function maps the output to (N, d).
+
+    Example:
+        >>> Tap("layer4", pool="mean")  # measure(net, batches, num_classes=10, layers=[Tap("layer4", pool="mean")])
+        Tap(name='layer4', pool='mean')
     """
 
     name: str

@@ -68,6 +68,17 @@ def measure_checkpoints(
         ValueError: If there is no checkpoint, a name does not say when it was saved, two say the same, one does not fit the
             model, or the folder holds something else; and as ``measure``.
         OSError: If a file cannot be read or written.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from ncollapse.records import read_run
+        >>> net, folder = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), Path(tempfile.mkdtemp())
+        >>> for epoch in (1, 2):
+        ...     torch.save(net.state_dict(), folder / f"epoch_{epoch}.pt")
+        >>> batches = [(torch.randn(8, 4), torch.arange(8) % 2)]
+        >>> run = measure_checkpoints(net, folder / "*.pt", batches, num_classes=2, out=folder / "run")
+        >>> read_run(run).epochs
+        (1, 2)
     """
     unit, found = timed_checkpoints(find_checkpoints(checkpoints), unit, counts_from_zero=counts_from_zero)
     model, measurer = network_of(model), Measurer(1, None, (), {"num_classes": num_classes, **options}, prefers_path=True)

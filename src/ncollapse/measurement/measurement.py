@@ -56,6 +56,14 @@ class Measurement(MeasuredLayers):
         paths: The additions of ``path=True``; None without it.
         sample: A few samples of each class for pictures, in the first of several processes; None where no metric needs the
             samples again.
+
+    Example:
+        >>> from ncollapse import measure_features
+        >>> m = measure_features(torch.eye(3).repeat(4, 1), torch.arange(3).repeat(4), num_classes=3)
+        >>> m["pfc3"], m.value("pfc3", "features"), m.curve("pfc3")
+        ({'features': 1.0}, 1.0, [1.0])
+        >>> [row.flags for row in m.rows if row.metric == "pfc1"]
+        [()]
     """
 
     def save(self, path: str | Path) -> None:

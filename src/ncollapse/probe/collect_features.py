@@ -103,6 +103,12 @@ def collect_features(
     Raises:
         ValueError: If the loader is empty, or layers do not exist or do not run; also if the folder holds other files.
         OSError: If the folder cannot be written to.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> features, labels = collect_features(net, [(torch.ones(5, 4), torch.zeros(5, dtype=torch.int64))], num_classes=2)
+        >>> {name: tuple(values.shape) for name, values in features.items()}, labels.tolist()
+        ({'1': (5, 3)}, [0, 0, 0, 0, 0])
     """
     if to is not None and (classes is not None or min_per_class):
         raise ValueError("With to=, features of all classes are stored. Pass classes and min_per_class to measure_store.")
