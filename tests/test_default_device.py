@@ -134,3 +134,24 @@ def test_a_measurement_that_is_kept_says_the_same(elsewhere, tmp_path):
     found = said(nc.Measurement.load(tmp_path / "kept.safetensors"))
     torch.set_default_device(None)
     assert found == said(nc.Measurement.load(tmp_path / "kept.safetensors"))
+
+
+DEPTH = {
+    "linear_cka": lambda first, last, labels: nc.depth.linear_cka(first, last),
+    "cka_matrix": lambda first, last, labels: nc.depth.cka_matrix({"first": first, "last": last}),
+    "sliced_wasserstein2": lambda first, last, labels: nc.depth.sliced_wasserstein2(first, last),
+    "swap_bound": lambda first, last, labels: nc.depth.swap_bound(first, last),
+    "pair_violations": lambda first, last, labels: nc.depth.pair_violations(first, last),
+    "transport_score": lambda first, last, labels: nc.depth.transport_score(first, last, labels),
+    "separation_law": lambda first, last, labels: nc.depth.separation_law([0.5, 0.3, 0.1, 0.02]),
+    "stratified_sample": lambda first, last, labels: nc.depth.stratified_sample(labels, 8, torch.Generator().manual_seed(0)),
+}
+
+
+@pytest.mark.parametrize("name", DEPTH)
+def test_functions_of_depth_give_the_same(name, elsewhere):
+    with torch.device("cpu"):
+        first, last = INPUTS.flatten(1).double(), INPUTS.flatten(1).double().roll(1, 0)
+    found = str(DEPTH[name](first, last, LABELS.flatten()))
+    torch.set_default_device(None)
+    assert found == str(DEPTH[name](first, last, LABELS.flatten()))

@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.depth.path import PathStatistics
 from ncollapse.depth.transport import gelbrich_squared, wasserstein2_squared
 from ncollapse.records.depth import ExcessEnergy
@@ -53,6 +54,7 @@ class TransportChain:
         return self.identity_cost / self.energy if self.energy > 0 else math.nan
 
 
+@on_the_cpu
 def transport_chain(layers: Sequence[Tensor]) -> TransportChain:
     """Return the whole chain for a sample small enough for exact transport, on the features as given.
 

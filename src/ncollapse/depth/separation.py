@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ncollapse.default_device import on_the_cpu
+
 
 @dataclass(frozen=True)
 class SeparationLaw:
@@ -26,6 +28,7 @@ class SeparationLaw:
     half_life: float
 
 
+@on_the_cpu
 def separation_law(values: Sequence[float], *, last_layer: bool = True) -> SeparationLaw:
     r"""Return the fit of the law of data separation, :math:`D_l \approx \rho^l D_0` with 0 < ρ < 1, over layers l = 0..L.
 

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.statistics.batch import flatten_features
 
 
+@on_the_cpu
 def linear_cka(first: Tensor, last: Tensor) -> Tensor:
     r"""Return the linear centered kernel alignment of two layers, features of shape (N, ...); nan if a layer does not vary.
 
@@ -32,6 +34,7 @@ def linear_cka(first: Tensor, last: Tensor) -> Tensor:
     return cka_matrix({"first": first, "last": last})[0, 1]
 
 
+@on_the_cpu
 def cka_matrix(layers: Mapping[str, Tensor]) -> Tensor:
     """Return ``linear_cka`` of every pair of layers: shape (L, L), float64, symmetric, on the CPU.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.depth.transport import checked_pair
 
 _BLOCK_ELEMENTS = 2**22
@@ -31,6 +32,7 @@ class SlicedBound:
     num_directions: int
 
 
+@on_the_cpu
 def sliced_wasserstein2(first: Tensor, last: Tensor, *, num_directions: int = 500, seed: int = 0) -> SlicedBound:
     r"""Return sliced lower bounds of the squared Wasserstein-2 distance, in O(N log N) per direction.
 
@@ -80,6 +82,7 @@ class SwapBound:
     order: Tensor
 
 
+@on_the_cpu
 def swap_bound(first: Tensor, last: Tensor, *, rounds: int = 1000, seed: int = 0) -> SwapBound:
     r"""Return an upper bound of :math:`W_2^2` at any number of rounds: the given pairing, improved by swaps (2-opt).
 
@@ -125,6 +128,7 @@ class PairViolations:
         return self.violating / self.num_pairs if self.num_pairs else math.nan
 
 
+@on_the_cpu
 def pair_violations(first: Tensor, last: Tensor, *, num_pairs: int = 10**6, seed: int = 0) -> PairViolations:
     """Return the number of pairs of samples that a swap of their targets would improve.
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.depth.transport import checked_pair, wasserstein2_squared
 from ncollapse.statistics.batch import check_labels
 
@@ -62,6 +63,7 @@ class TransportScore:
         return self.num_samples == self.total_samples
 
 
+@on_the_cpu
 def transport_score(
     first: Tensor, last: Tensor, labels: Tensor, *, max_samples: int = 2000, repeats: int = 5, seed: int = 0
 ) -> TransportScore:
@@ -134,6 +136,7 @@ def label_wasserstein2_squared(first: Tensor, last: Tensor, labels: Tensor) -> f
     return total / len(first)
 
 
+@on_the_cpu
 def stratified_sample(labels: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
     """Return the indices of samples drawn without replacement, by class, each with its share of the whole up to rounding.
 
