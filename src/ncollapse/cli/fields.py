@@ -11,7 +11,6 @@ from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from ncollapse.cli.plain_math import plain_sections
-from ncollapse.cli.surrogate_models import FromCounts
 
 _OPTIONS = ("--solver", "--seed", "--figure", "--all", "--json", "--help")
 # Options of version 0.1 and the fields that they set, where these have another name.
@@ -27,6 +26,22 @@ class Field(NamedTuple):
     kind: Any
     default: Any
     text: str
+
+
+class FromCounts(NamedTuple):
+    """The default of a field that depends on the numbers K of classes and N of samples: factors of both, and a summand."""
+
+    classes: int = 1
+    samples: int = 0
+    plus: int = 0
+
+    def value(self, counts: tuple[int, ...]) -> int:
+        """Return the number for given classes."""
+        return self.classes * len(counts) + self.samples * sum(counts) + self.plus
+
+    def __str__(self) -> str:
+        terms = [f"{factor} {name}".removeprefix("1 ") for factor, name in ((self.classes, "K"), (self.samples, "N")) if factor]
+        return " + ".join(terms + [str(self.plus)] * (self.plus != 0))
 
 
 def fields_of(parts: Sequence[Callable[..., Any]], defaults: Mapping[str, Any]) -> dict[str, Field]:

@@ -3,25 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
+from ncollapse.cli.fields import FromCounts
+
 # torch takes seconds to import: a part is the name of a class in ncollapse.surrogates, or a function that imports what it
 # needs. Annotations of such a function are read when the command runs: they name no type of torch.
 Part = str | Callable[..., Any]
-
-
-class FromCounts(NamedTuple):
-    """The default of a field that depends on the numbers K of classes and N of samples: factors of both, and a summand."""
-
-    classes: int = 1
-    samples: int = 0
-    plus: int = 0
-
-    def value(self, counts: tuple[int, ...]) -> int:
-        """Return the number for given classes."""
-        return self.classes * len(counts) + self.samples * sum(counts) + self.plus
-
-    def __str__(self) -> str:
-        terms = [f"{factor} {name}".removeprefix("1 ") for factor, name in ((self.classes, "K"), (self.samples, "N")) if factor]
-        return " + ".join(terms + [str(self.plus)] * (self.plus != 0))
 
 
 class SolvableModel(NamedTuple):
