@@ -207,9 +207,10 @@ def with_other_ends(tensor: Any, num_rows: int, axis: int = _FIRST, turn: int = 
 def _are_apart(state: Tensor, others: Sequence[Tensor], axis: int) -> bool:
     """Return whether all that changed in the first sample is behind all that changed in the second."""
     last, first = (changed_in_any(state, others, sample, axis) for sample in (0, 1))
+    if not last or not first or max(first) >= min(last):
+        return False
     # Merged tokens are in different parts of the features, too: then both dimensions are apart.
-    mixed = changed_in_any(state, others, 0, 3 - axis) & changed_in_any(state, others, 1, 3 - axis)
-    return bool(last and first and mixed) and max(first) < min(last)
+    return bool(changed_in_any(state, others, 0, 3 - axis) & changed_in_any(state, others, 1, 3 - axis))
 
 
 def _stays_at_its_end(state: Tensor, others: Sequence[Tensor]) -> bool:

@@ -199,7 +199,8 @@ def change_profile(before: Tensor, after: Tensor, sample: int, axis: int) -> Ten
 def changed_indices(before: Tensor, after: Tensor, sample: int, axis: int = 1) -> list[int]:
     """Return which indices of a dimension changed in one sample."""
     change = change_profile(before, after, sample, axis)
-    return [int(place) for place in (change > _CHANGED * change.max()).nonzero()]
+    found: list[int] = (change > _CHANGED * change.max()).nonzero().flatten().tolist()
+    return found
 
 
 def changed_in_any(before: Tensor, others: Sequence[Tensor], sample: int, axis: int) -> set[int]:
