@@ -174,6 +174,8 @@ def test_a_dot_says_its_layer_and_value_under_the_pointer_and_by_keyboard(page, 
     page.mouse.move(0, 0)
     assert shown_tips.count() == 0
     page.locator(".position").focus()
+    page.keyboard.press("Tab")  # to the name of the metric, which leads to its words
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "#term-pfc1"
     for depth in range(6):
         page.keyboard.press("Tab")
         assert shown_tips.all_text_contents() == [tips[depth].text_content()]
