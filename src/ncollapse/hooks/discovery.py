@@ -198,8 +198,8 @@ class Discovery:
         found = {label: Placement(axis=call.axis or 0) for label, call in calls.items()}
         unplaced = {label: shape_words(call) for label, call in calls.items() if call.axis is None and call.output is not None}
         places, granted = turned(trace, taps, inputs, self._look, labeled, read)
-        assumed = self.taps is not None and UNSHOWN  # whoever names a pool says where the tokens are
-        unplaced |= {label: at for label, at in places.items() if isinstance(at, str) and at != assumed}
+        settled = () if self.taps is None else (UNSHOWN,)  # whoever names a pool says where the tokens are
+        unplaced |= {label: at for label, at in places.items() if isinstance(at, str) and at not in settled}
         found |= {label: at._replace(axis=found[label].axis) for label, at in places.items() if not isinstance(at, str)}
         return found, unplaced, granted
 
