@@ -255,6 +255,7 @@ def test_a_planted_link_is_not_written_through(tmp_path):
     experiment, place = made(measure=lambda work: Found(work.run("demo", *TINY).value("pfc1", 1))), Place(tmp_path / "theirs")
     own = tmp_path / "mine"
     own.mkdir()
+    write_json(own / "seed=0.json", SeedFile(0, True, seconds=1.0))  # so that there is nothing to measure behind the link
     with pytest.raises(RunStopped):
         reproduce(experiment, place, [0], should_stop=lambda: True)
     (run,) = (place.out / "runs").iterdir()
@@ -265,7 +266,7 @@ def test_a_planted_link_is_not_written_through(tmp_path):
             reproduce(experiment, place, [0], should_stop=lambda: True)  # told before anything is trained
         path.unlink()
         (tmp_path / path.name).rename(path)
-    assert list(own.iterdir()) == []
+    assert list(own.iterdir()) == [own / "seed=0.json"]
 
 
 @pytest.mark.parametrize(
