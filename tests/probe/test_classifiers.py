@@ -885,6 +885,23 @@ def test_weights_beside_a_classifier_do_not_hide_the_features_of_both(name, dtyp
     assert np.isnan(m.value("nc3"))
 
 
+class SumsOverSamples(nn.Module):
+    """Logits of a sample and of all before it in the batch: its neighbors, as in a graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(K, D))
+
+    def forward(self, h):
+        return (h @ self.weight.T).cumsum(dim=0)
+
+
+def test_logits_are_no_features_of_themselves():
+    m = measure(made(lambda: Net(SumsOverSamples())), BATCHES, num_classes=K)
+    assert (m.layers, np.isnan(m.value("nc3"))) == (("body.1", "body.3"), True)
+    assert "no classifier found, since head is no linear map of one row of features" in m.chosen
+
+
 class Detector(nn.Module):
     """Returns boxes of as many numbers as there are classes in front of what it names as logits."""
 

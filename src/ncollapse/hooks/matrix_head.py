@@ -105,7 +105,8 @@ def find_matrix_head(model: nn.Module, trace: Trace, reading: Reading, index: in
 def last_state(presumed: ModuleCall | None, trace: Trace, reading: Reading, index: int) -> ModuleCall | None:
     """Return the last module whose rows alone give the returned logits, by a linear map of several modules.
 
-    None if there is none, or if what the presumed classifier takes gives them alone, by any map.
+    None if there is none, or if what the presumed classifier takes gives them alone, by any map, or what it returns, by a
+    linear one.
     """
     # Weights beside a classifier may give a part of the logits, as in base(h) + B(A(h)) without a module around it.
     answers, dims = reading.answers, 3 if reading.tokens else 2
@@ -115,6 +116,8 @@ def last_state(presumed: ModuleCall | None, trace: Trace, reading: Reading, inde
             return None
     states = [call for call in _states(trace, trace.returned[index].sources) if call.values.ndim == dims]
     found = [call for call in states if _gives(call.values, partial(answers.to_output, call.name), index)]
+    if any(call is presumed for call in found):
+        return None
     # What has a number for each class, or for each but one, holds logits rather than features.
     num = trace.returned[index].values.shape[-1]
     return next((call for call in found if call.values.shape[-1] not in {num, num - 1}), next(iter(found), None))
