@@ -4,6 +4,7 @@ import copy
 import random
 import threading
 import warnings
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -93,9 +94,9 @@ class Cache(nn.Linear):
 class CachesRows(nn.Module):
     """Keeps the rows of its first call in eval mode, in a dictionary."""
 
-    def __init__(self):
+    def __init__(self, memory=dict):
         super().__init__()
-        self.memory = {}
+        self.memory = memory()
 
     def forward(self, x):
         if self.training:
@@ -194,6 +195,7 @@ MAKE = {
     "resized": lambda: around(Resizes()),
     "cache": lambda: around(Cache(D, D)),
     "cached rows": lambda: around(CachesRows()),
+    "cached rows by default": lambda: around(CachesRows(lambda: defaultdict(list))),
     "frozen part": lambda: Freezes(nn.Sequential(nn.Linear(D, D), Lora()), nn.ReLU(), nn.Linear(D, K)),
     "renewed": lambda: around(Renews()),
     "sparse": lambda: around(Sparse()),

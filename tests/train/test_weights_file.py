@@ -75,6 +75,10 @@ FILES = {
     "values among the weights": ({**WEIGHTS, "version": 3, "name": "a"}, ""),
     "code": ({"net": WEIGHTS, "extra": Runs()}, "weights under 'net'"),
     "plain": (WEIGHTS, ""),
+    "settings under a name of weights": ({"model": {"name": "mlp", "width": 4}, "net": WEIGHTS}, "weights under 'net'"),
+    "averaged by PyTorch": (torch.optim.swa_utils.AveragedModel(network(5)).state_dict(), "prefix 'module.' dropped"),
+    "moving average of BasicSR": ({"params": WEIGHTS, "params_ema": network(6).state_dict()},
+                                  "weights under 'params', not those under 'params_ema'"),
     "in a checkpoint": ({"checkpoint": {"model": {"state_dict": WEIGHTS}}}, "weights under 'checkpoint.model.state_dict'"),
     "moving average": (
         {"model": WEIGHTS, "ema": {"decay": 0.9, "module": network(6).state_dict()}, "optimizer": {"state": {0: {"step": 3}}}},
@@ -120,6 +124,55 @@ def test_an_index_of_another_kind_is_refused(tmp_path, content):
         load_weights(tmp_path / "model.safetensors.index.json", network())
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: torch.compile(net, backend="eager")])
+@pytest.mark.parametrize(
+    ("prefix", "dropped"), [("", ""), ("_orig_mod.", "_orig_mod."), ("module.", "module."), ("model.net.", "model.net.")]
+)
+def test_the_model_may_be_wrapped_too(tmp_path, wrap, prefix, dropped):
+    torch.save(under(prefix), tmp_path / "file.pt")
+    model = wrap(network())
+    wanted = {name: WEIGHTS[name.removeprefix("module.").removeprefix("_orig_mod.")] for name in model.state_dict()}
+    assert load_weights(tmp_path / "file.pt", model) == (
+        f"prefix '{dropped}' dropped" if dropped and prefix + "head.bias" not in wanted else ""
+    )
+    assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
+
+
+class Tied(nn.Module):
+    """Its head has the embedding's weight, and one module has two names."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed, self.middle, self.head = nn.Embedding(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 4, bias=False)
+        self.head.weight, self.norm = self.embed.weight, self.middle
+        self.middle.running_mean.normal_()
+
+
+@pytest.mark.parametrize("absent", [[], ["head."], ["embed."], ["head.", "middle."], ["embed.", "norm."]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tensor_of_several_names_may_have_one_in_the_file(tmp_path, absent, dtype):
+    whole = {name: value.to(dtype) if value.is_floating_point() else value for name, value in Tied(5).state_dict().items()}
+    kept = {name: value.clone() for name, value in whole.items() if not name.startswith(tuple(absent))}
+    save_file(kept, tmp_path / "file.safetensors")
+    model = Tied(1)
+    load_weights(tmp_path / "file.safetensors", model)
+    assert model.head.weight is model.embed.weight
+    assert all(torch.equal(value, whole[name].to(value.dtype)) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("other", ["head.weight", "norm.running_mean"])
+def test_several_values_for_one_tensor_are_refused(tmp_path, other):
+    whole = Tied(5).state_dict()
+    torch.save({**whole, other: whole[other] + 1}, tmp_path / "file.pt")
+    model = Tied(1)
+    with pytest.raises(
+        CheckpointError, match=rf"must hold the same values under .*{other}.*, which are one tensor of the model"
+    ):
+        load_weights(tmp_path / "file.pt", model)
+    assert all(torch.equal(value, Tied(1).state_dict()[name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize("kind", FILES)
 def test_weights_are_found_and_named_without_running_code(tmp_path, kind):
     content, note = FILES[kind]
@@ -135,6 +188,11 @@ def test_weights_are_found_and_named_without_running_code(tmp_path, kind):
     [
         ({"optimizer": {"lr": 3}, "epoch": 4}, r"Looked for it under state_dict, model_state_dict, model, net, "),
         (under("student.", under("teacher.")), r"got several, under the prefixes student\., teacher\."),
+        (under("", under("ema.")), r"got several, under the prefixes '', ema\."),
+        ({"state_dict": under("model.", under("ema_model.module."))}, r"under the prefixes model\., ema_model\.module\."),
+        (under("", {"body.weight": WEIGHTS["body.weight"].to_sparse()}), r"got \(4, 3\) torch\.float32 torch\.sparse_coo"),
+        (torch.optim.Adam(network().parameters()).state_dict(), "must hold a state dict of tensors, got state, param_groups"),
+        ([WEIGHTS, WEIGHTS], "must hold a state dict of tensors, got list"),
         (
             {"net": under("module.", {"extra.weight": torch.ones(1)}) | {"module.head.bias": torch.ones(3)}},
             "must fit the model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import random
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 # Containers whose contents are saved. Subclasses may have rules of their own.
-_CONTAINERS = (dict, OrderedDict, list, set, deque)
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
 # Most attributes of a module are these, or containers without contents: they are passed over first.
 _SIMPLE = frozenset({bool, int, float, str, type(None)})
 # Stands for numbers and strings, which are not compared.

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from ncollapse.records.files import write_whole
 from ncollapse.train.epoch_part import EpochPart
-from ncollapse.train.weights_file import CheckpointError, check_file, in_precision_of, named_as, read_torch_file, shards
+from ncollapse.train.weights_file import (
+    CheckpointError,
+    check_file,
+    check_fit,
+    in_precision_of,
+    named_as,
+    read_torch_file,
+    shards,
+    under_shared_names,
+)
 
 _FORMAT = "ncollapse-checkpoint-1"
 # Of a run that was stopped inside an epoch: version 0.2 would take its weights for those of a whole epoch, and refuses it.
@@ -148,10 +157,10 @@ def _restore(path: Path, tensors: dict[str, Tensor], model: nn.Module, optimizer
     weights = _under(_MODEL, tensors)
     states = {key: _under(prefix, tensors) for prefix, key in _STATE.items()}
     parameters = dict(model.named_parameters())
-    _check_fit(path, weights, model.state_dict())
+    check_fit(path, weights, model.state_dict())
     for key, held in states.items():
         shapes = {name: torch.tensor(0.0) if key == "step" else parameters[name] for name in held if name in parameters}
-        _check_fit(path, held, shapes)
+        check_fit(path, held, shapes)
     model.load_state_dict(weights)
     for parameter in parameters.values():
         optimizer.state.pop(parameter, None)
@@ -165,8 +174,9 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
 
     A file of another name than ``*.safetensors`` may also be one that ``torch.save`` wrote: a state dict, or a mapping that
     holds one under "state_dict", "model_state_dict", "model" or "net". No code in it runs: objects beside the weights are not
-    built. Prefixes of compiled, parallel and Lightning modules are dropped. Weights in another floating-point type are
-    converted to the model's. The index of a file in parts (``model.safetensors.index.json``) stands for all of its parts.
+    built. Prefixes of compiled, parallel and Lightning modules are dropped. A tensor that the model has under several names,
+    such as a tied embedding, may be there under one of them. Weights in another floating-point type are converted to the
+    model's. The index of a file in parts (``model.safetensors.index.json``) stands for all of its parts.
 
     Args:
         model: A model of the same shape as the saved one; its device is kept.
@@ -194,8 +204,9 @@ def load_weights(path: str | Path, model: nn.Module, *, unsafe_pickle: bool = Fa
         note = f"prefix {prefix!r} dropped" if prefix else ""
     if not is_own:
         weights, precision = in_precision_of(model.state_dict(), weights)
+        weights = under_shared_names(Path(path), weights, model)
         note = ", ".join(filter(None, [note, precision]))
-    _check_fit(Path(path), weights, model.state_dict())
+    check_fit(Path(path), weights, model.state_dict())
     model.load_state_dict(weights)
     return note
 
@@ -254,21 +265,6 @@ class _NoSafetensors(_Damaged):
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _check_fit(path: Path, saved: dict[str, Tensor], present: dict[str, Tensor]) -> None:
-    """Compare names, shapes and types, so that loading can't stop half-way."""
-    forms = [{name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in side.items()} for side in (present, saved)]
-    needed, came = forms
-    differing = [name for name in sorted(needed.keys() | came.keys()) if needed.get(name) != came.get(name)]
-    if differing:
-        name = differing[0]
-        more = f", and {len(differing) - 1} more differ" if len(differing) > 1 else ""
-        raise CheckpointError(
-            f"{path} must fit the model, which has '{name}' as {needed.get(name, 'nothing')}, got "
-            f"{came.get(name, 'nothing')}{more}. "
-            "Build the model with the config that the file was saved with."
-        )
 
 
 def _ordered(content: bytes) -> bytes:

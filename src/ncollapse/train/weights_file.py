@@ -6,7 +6,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ def _state_dict(path: Path, content: object, key: str = "") -> tuple[str, dict[s
     """Return the state dict and the keys that lead to it; values beside its tensors are left out."""
     if isinstance(content, Mapping):
         for name in _STATE_KEYS:
-            if isinstance(content.get(name), Mapping) and content[name]:
+            if _holds_tensors(content.get(name)):
                 return _state_dict(path, content[name], f"{key}.{name}" if key else name)
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         if tensors and not any(isinstance(value, Mapping) for value in content.values()):
@@ -142,6 +142,12 @@ def _state_dict(path: Path, content: object, key: str = "") -> tuple[str, dict[s
         f"{path} must hold a state dict of tensors, got {got}. Looked for it under {', '.join(_STATE_KEYS)}. "
         "Save model.state_dict()."
     )
+
+
+def _holds_tensors(value: object) -> bool:
+    """Return whether a mapping holds tensors at any depth: one of settings may have the name of one of weights."""
+    items = value.values() if isinstance(value, Mapping) else ()
+    return any(isinstance(item, Tensor) or _holds_tensors(item) for item in items)
 
 
 def _further_weights(content: Any, key: str, size: int) -> list[str]:
@@ -188,19 +194,64 @@ def named_as(path: Path, found: dict[str, Tensor], names: Mapping[str, Tensor]) 
     """Return weights by the names of a model, and the prefix that was dropped: "model." of Lightning, "module." of wrappers."""
     if found.keys() == names.keys() or not names:
         return "", found
-    unwrapped = {".".join(part for part in name.split(".") if part not in _WRAPPERS): value for name, value in found.items()}
-    if unwrapped.keys() == names.keys() and len(unwrapped) == len(found):
+    plain, unwrapped = _unwrapped(names), _unwrapped(found)
+    if unwrapped.keys() == plain.keys() and len(unwrapped) == len(found):
         wrappers = sorted({part for name in found for part in name.split(".") if part in _WRAPPERS})
-        return ", ".join(f"{part}." for part in wrappers), unwrapped
-    for candidates in (found, unwrapped):
-        first = next(iter(names))
-        prefixes = [name.removesuffix(first) for name in candidates if name.endswith(f".{first}")]
-        whole = [prefix for prefix in prefixes if all(prefix + name in candidates for name in names)]
+        return ", ".join(f"{part}." for part in wrappers), {plain[name]: found[own] for name, own in unwrapped.items()}
+    for wanted, candidates in (({name: name for name in names}, {name: name for name in found}), (plain, unwrapped)):
+        first = next(iter(wanted))
+        prefixes = [name.removesuffix(first) for name in candidates if f".{name}".endswith(f".{first}")]
+        whole = [prefix for prefix in prefixes if all(prefix + name in candidates for name in wanted)]
         if len(whole) > 1:
             raise CheckpointError(
-                f"{path} must hold one set of weights for the model, got several, under the prefixes {', '.join(whole)}. "
-                "Save the state dict of one of them."
+                f"{path} must hold one set of weights for the model, got several, under the prefixes "
+                f"{', '.join(prefix or repr(prefix) for prefix in whole)}. Save the state dict of one of them."
             )
-        if whole:
-            return whole[0], {name: candidates[whole[0] + name] for name in names}
+        if whole and whole[0]:
+            return whole[0], {own: found[candidates[whole[0] + name]] for name, own in wanted.items()}
     return "", found
+
+
+def _unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Return names by what they are without wrappers."""
+    return {".".join(part for part in name.split(".") if part not in _WRAPPERS): name for name in names}
+
+
+def under_shared_names(path: Path, found: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return weights under every name of what a model shares, such as a tied embedding: a file may hold one of the names."""
+    names_of: dict[int, list[str]] = {}
+    for name, tensor in (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ):
+        names_of.setdefault(id(tensor), []).append(name)
+    saved, completed = model.state_dict().keys(), dict(found)
+    for shared in names_of.values():
+        names = [name for name in shared if name in saved]
+        held = [found[name] for name in names if name in found]
+        if any(value.dtype != held[0].dtype or not torch.equal(value, held[0]) for value in held[1:]):
+            raise CheckpointError(
+                f"{path} must hold the same values under {', '.join(names)}, which are one tensor of the model, got others. "
+                "Build the model without sharing them."
+            )
+        completed |= dict.fromkeys(names, held[0]) if held else {}
+    return completed
+
+
+def check_fit(path: Path, saved: dict[str, Tensor], present: dict[str, Tensor]) -> None:
+    """Compare names, shapes and types, so that loading can't stop half-way."""
+    needed, came = ({name: _form(tensor) for name, tensor in side.items()} for side in (present, saved))
+    differing = [name for name in sorted(needed.keys() | came.keys()) if needed.get(name) != came.get(name)]
+    if differing:
+        name = differing[0]
+        more = f", and {len(differing) - 1} more differ" if len(differing) > 1 else ""
+        raise CheckpointError(
+            f"{path} must fit the model, which has '{name}' as {needed.get(name, 'nothing')}, got "
+            f"{came.get(name, 'nothing')}{more}. "
+            "Build the model with the config that the file was saved with."
+        )
+
+
+def _form(tensor: Tensor) -> str:
+    layout = "" if tensor.layout == torch.strided else f" {tensor.layout}"
+    return f"{tuple(tensor.shape)} {tensor.dtype}{layout}"
