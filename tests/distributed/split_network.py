@@ -9,9 +9,10 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from ncollapse import collect_features, find_layers, measure, watch
+from ncollapse import CollapseMetrics, collect_features, find_layers, measure, measure_features, watch
 
 X, Y = torch.randn(24, 6, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 3
 
@@ -48,6 +49,32 @@ def check_copies():
     loss.backward()
 
 
+def check_features(mesh):
+    """Features, labels and a classifier of which each process holds a part are refused in one sentence."""
+    split = distribute_tensor(X, mesh, [Shard(0)])
+    weight = torch.ones(3, 6)
+    refused = {
+        "features": [
+            lambda: measure_features(split, Y, num_classes=3),
+            lambda: CollapseMetrics(num_classes=3).update(split, Y),
+        ],
+        "labels": [lambda: measure_features(X, distribute_tensor(Y, mesh, [Shard(0)]), num_classes=3)],
+        "weight": [
+            lambda: measure_features(X, Y, num_classes=3, classifier=(distribute_tensor(weight, mesh, [Replicate()]), None))
+        ],
+        "bias": [
+            lambda: measure_features(
+                X, Y, num_classes=3, classifier=(weight, distribute_tensor(torch.ones(3), mesh, [Replicate()]))
+            )
+        ],
+    }
+    for name, calls in refused.items():
+        for call in calls:
+            with pytest.raises(TypeError, match=rf"{name} must be whole on every process, got a DTensor\. .*full_tensor\(\)"):
+                call()
+    assert measure_features(split.full_tensor(), Y, num_classes=3).rows == measure_features(X, Y, num_classes=3).rows
+
+
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2,))
@@ -71,6 +98,7 @@ if __name__ == "__main__":
         found = measure(whole, [(X, Y)], num_classes=3)
         assert repr([row.value for row in found.rows]) == repr([row.value for row in expected.rows])
     check_copies()
+    check_features(mesh)
     print("refused and measured whole")
     dist.barrier()
     dist.destroy_process_group()

@@ -312,3 +312,87 @@ def test_a_tap_that_pools_pixels_is_a_layer_of_that_width():
         H = model[0](maps).double().numpy().mean(axis=(2, 3))
     assert m.value("pfc1", "0:mean") == pytest.approx(reference.feature_metrics(H, Y.numpy(), K)["pfc1"], rel=1e-5)
     assert m.layers == ("0:mean", "1:mean", "3.input")
+
+
+class Normed(nn.Module):
+    """Normalizes by the batch in eval mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(7, track_running_stats=False)
+
+    def forward(self, h):
+        return self.norm(h)
+
+
+class Centered(nn.Module):
+    def forward(self, h):
+        return h - h.mean(dim=0)
+
+
+class AcrossSamples(nn.Module):
+    """Attention over the samples of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(7, 1)
+
+    def forward(self, h):
+        return h + self.attention(h, h, h)[0]
+
+
+class Experts(nn.Module):
+    """Each expert gets samples of its own: those that a gate sends there, or half of the batch in order of a score."""
+
+    def __init__(self, by_gate):
+        super().__init__()
+        self.gate, self.by_gate = nn.Linear(7, 2), by_gate
+        self.experts = nn.ModuleList([nn.Linear(7, 7), nn.Linear(7, 7)])
+
+    def forward(self, h):
+        scores = self.gate(h)
+        chosen = scores.argmax(dim=1) if self.by_gate else (scores[:, 0].argsort().argsort() >= len(h) // 2).long()
+        out = torch.zeros_like(h)
+        for index, expert in enumerate(self.experts):
+            rows = (chosen == index).nonzero().flatten()
+            if len(rows):
+                out = out.index_add(0, rows, expert(h[rows]))
+        return out
+
+
+class Mixing(nn.Module):
+    def __init__(self, mix):
+        super().__init__()
+        self.body, self.mix, self.head = nn.Sequential(nn.Linear(6, 7), nn.Tanh()), mix, nn.Linear(7, K)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.mix(self.body(x))))
+
+
+MIXING = {
+    "normed by the batch": Normed,
+    "centered by the batch": Centered,
+    "attention over samples": AcrossSamples,
+    "experts by a gate": lambda: Experts(True),
+    "experts of half a batch": lambda: Experts(False),
+}
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+@pytest.mark.parametrize("kind", MIXING)
+def test_samples_that_depend_on_their_batch_are_those_of_the_users_batches(kind, budget):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        model = Mixing(MIXING[kind]()).double()
+    batches = [(x.double(), y) for x, y in BATCHES]
+    m = measure(model, batches, num_classes=K, memory_budget=budget)
+    assert m.layers[-1] == "head.input"
+    assert not any("experts" in layer for layer in m.layers)
+    with torch.no_grad():
+        rows = torch.cat([torch.tanh(model.mix(model.body(x))) for x, _ in batches])
+        decided = model.head(rows).argmax(dim=1)
+    weight, bias = (part.detach().numpy() for part in (model.head.weight, model.head.bias))
+    expected = reference.metrics(rows.numpy(), Y.numpy(), K, weight, bias)
+    for metric in ("pfc1", "pfc2", "nc3", "nc4"):
+        assert m.value(metric) == pytest.approx(expected[metric], rel=1e-9), metric
+    assert m.value("accuracy") == float((decided == Y).double().mean())

@@ -1,7 +1,10 @@
 """The table: values, curves, effective depth, text, HTML, pandas."""
 
+import copy
 import dataclasses
+import io
 import math
+import pickle
 import sys
 
 import pandas as pd
@@ -234,3 +237,19 @@ def test_attributes_of_paths_need_paths(table, name):
         getattr(table, name)
     assert not hasattr(table, name)
     assert getattr(type(table), name).__doc__.endswith(".")
+
+
+def through_torch(table):
+    file = io.BytesIO()
+    torch.save(table, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda table: pickle.loads(pickle.dumps(table)), through_torch])
+def test_a_copy_is_the_same_table_and_no_comparison_fails(table, copied):
+    other = copied(table)
+    assert repr(other.rows) == repr(table.rows)
+    assert repr(other["cdnv"]) == repr(table["cdnv"])
+    assert (other == other, other == table, other in [other], table in [other]) == (True, False, True, False)
+    assert len({table, other}) == 2

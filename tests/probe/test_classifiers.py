@@ -430,8 +430,9 @@ def test_one_number_in_the_unit_interval_that_is_neither_proven_a_logit_nor_a_pr
     assert "one number in [0, 1]" in m.chosen
 
 
-def test_two_tasks_are_named_and_chosen_between():
-    make = lambda: TwoHeads(lambda a, b: (a, b))  # noqa: E731
+@pytest.mark.parametrize("join", [lambda a, b: (a, b), lambda a, b: [a, b], lambda a, b: {"shape": a, "color": b}])
+def test_two_tasks_are_named_and_chosen_between(join):
+    make = lambda: TwoHeads(join)  # noqa: E731
     for name in ("first", "second"):
         m = measure(made(make), BATCHES, num_classes=K, classifier=name)
         net = made(make)
@@ -666,6 +667,43 @@ def test_nan_in_the_head_is_refused_and_named(where):
     words = r"must be numbers, got NaN in batch 0 although .* are finite\. Check the weights of classifier 'head' for NaN"
     with pytest.raises(ValueError, match=words):
         measure(net, BATCHES, num_classes=K)
+
+
+class Product(nn.Module):
+    """Logits that no module computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.W = nn.Sequential(nn.Linear(6, D), nn.Tanh()), nn.Parameter(torch.randn(K, D))
+
+    def forward(self, x):
+        return self.body(x) @ self.W.T
+
+
+@pytest.mark.parametrize("watching", [False, True])
+@pytest.mark.parametrize(
+    ("make", "broken"),
+    [
+        (Product, lambda net: net.W),
+        (lambda: Net(linear(), lambda z: z.softmax(dim=1)), lambda net: net.head.weight),
+        (lambda: Net(CosineByHand()), lambda net: net.head.scale),
+    ],
+    ids=["product", "softmax", "cosine"],
+)
+def test_nan_in_any_head_is_no_decision(make, broken, watching):
+    net = made(make).eval()
+    broken(net).data.view(-1)[0] = torch.nan
+
+    def watched():
+        with watch(net, num_classes=K, mode="eval") as watching:
+            net(X)
+            watching.update(Y)
+        return watching.compute()
+
+    with pytest.raises(
+        ValueError, match=r"logits must be numbers, got NaN.* although the features are finite\. Check the weights"
+    ):
+        watched() if watching else measure(net, BATCHES, num_classes=K)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

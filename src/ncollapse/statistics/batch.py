@@ -15,8 +15,15 @@ _BLOCK_ELEMENTS_ACCELERATOR = 2**25
 _TILE_ROWS = 32
 
 
+def check_whole(tensor: object, name: str) -> None:
+    """Refuse a tensor of which each process holds a part: operations with plain tensors fail in words of PyTorch's own."""
+    if hasattr(tensor, "full_tensor"):
+        raise TypeError(f"{name} must be whole on every process, got a DTensor. Convert it with .full_tensor().")
+
+
 def flatten_features(features: Tensor) -> Tensor:
     """View features as one row per sample."""
+    check_whole(features, "features")
     if not isinstance(features, Tensor) or not features.is_floating_point():
         kind = str(features.dtype) if isinstance(features, Tensor) else type(features).__name__
         raise TypeError(
@@ -33,6 +40,7 @@ def flatten_features(features: Tensor) -> Tensor:
 
 def check_labels(labels: Tensor, num_samples: int, num_classes: int, place: str = "") -> Tensor:
     """Check integer or boolean labels and return them as a flat int64 tensor; ``place`` (" in batch 3") goes into errors."""
+    check_whole(labels, "labels")
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
         kind = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(

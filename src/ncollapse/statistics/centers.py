@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncollapse.statistics.batch import row_blocks
+from ncollapse.statistics.batch import check_whole, row_blocks
 from ncollapse.statistics.moments import ClassMoments, first_of_coincident
 from ncollapse.statistics.screen import FEWEST_ROWS, Screen
 
@@ -31,7 +31,10 @@ class LinearClassifier(NamedTuple):
 
         Raises:
             ValueError: If the shapes do not fit.
+            TypeError: If processes hold parts of them (DTensors).
         """
+        check_whole(weight, "weight")
+        check_whole(bias, "bias")
         if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
             got = (tuple(weight.shape), None if bias is None else tuple(bias.shape))
             raise ValueError(
