@@ -70,3 +70,16 @@ def test_a_network_of_coarse_classes_is_asked_for_the_fine_ones(tmp_path, monkey
     model, before, data, seed, sign = review_transfer.splitting(work)
     assert (model, before, seed, sign) == (("data.labels=coarse",), "before", 3, -1)
     assert data[-1] == "data.labels=fine"
+
+
+def test_glosses_are_split_into_files_and_merged_into_parts_of_speech(tmp_path, monkeypatch):
+    work = Work(3, False, tmp_path, print)
+    monkeypatch.setattr(review_transfer, "untrained", lambda run: "before")
+    monkeypatch.setattr(review_transfer, "_first_and_last", lambda *given: given)
+    monkeypatch.setattr(work, "run", lambda name, *settings: settings)
+    monkeypatch.setattr(work, "network", lambda run: run[-1])
+    monkeypatch.setattr(work, "samples", lambda run, *settings: settings)
+    test = ("data.split=test", "data.per_class=100")
+    split, merged = review_transfer.splitting_glosses(work), review_transfer.merging_glosses(work)
+    assert split == ("data.labels=coarse", "before", (*test, "data.labels=fine"), 3, -1)
+    assert merged == ("measure.transport_samples=0", "before", (*test, "data.labels=coarse"), 3, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,35 +12,32 @@ from ncollapse.analysis import few_shot_accuracy
 from ncollapse.data.batches import Batches
 from ncollapse.data.catalog import load_samples
 from ncollapse.data.labeled import LabeledData
-from ncollapse.experiments.experiment import Found, Panel, Point
-from ncollapse.experiments.review_testing import at_end, on_fashion, small_run
+from ncollapse.experiments.experiment import Experiment, Found, Panel, Point
+from ncollapse.experiments.review_testing import SOURCES, at_end, of_sources, on_fashion, small_run
 from ncollapse.experiments.work import Work, recipe_of
 from ncollapse.models import build_model
 from ncollapse.probe import collect_features
 from ncollapse.records.reading import Run
 
-_SOURCES = (2, 4, 6, 10)
 # Classes of Fashion-MNIST that networks with up to six source classes have not seen.
 _UNSEEN = 6
 # Tops, shoes, and others: the super-class of each class of Fashion-MNIST.
 COARSE = (0, 2, 0, 2, 0, 1, 0, 1, 2, 1)
 _SHOTS = 5
-
-
-def _of_sources(work: Work, count: int) -> Run:
-    """Return a run on the first so many classes."""
-    return small_run(work, *(() if count == 10 else (f"data.largest_classes={count}",)))
-
-
-def distance_by_classes(work: Work) -> Found:
-    """Follow the class-distance normalized variance of both splits for several numbers of classes."""
-    points, falls = [], []
-    for count in _SOURCES:
-        run = _of_sources(work, count)
-        for split, panel in _FIG8.items():
-            points += [Point(panel.title, f"{count} classes", epoch, at_end(run, "cdnv", split, epoch)) for epoch in run.epochs]
-        falls.append(math.log10(at_end(run, "cdnv", "test", 0) / at_end(run, "cdnv", "test")))
-    return Found(min(falls), tuple(points))
+_TEST = ("data.split=test", "data.per_class=500")
+# The largest files of WordNet: 14 of nouns, 3 of verbs, 2 of adjectives, and that of adverbs.
+_GLOSSES = (
+    "data.name=wordnet",
+    "data.largest_classes=20",
+    "data.per_class=40",
+    "data.vocabulary=2000",
+    "data.length=8",
+    "model.num_blocks=3",
+    "train.epochs=60",
+    "measure.epochs=0",
+    "measure.transport_samples=0",
+)
+_TEST_GLOSSES = ("data.split=test", "data.per_class=100")
 
 
 def variance_bound(sample: Sequence[Tensor], population: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,17 +99,17 @@ def new_classes(work: Work) -> Found:
     data = work.samples(small_run(work), *_TEST)
     new = data.subset(data.labels >= _UNSEEN)
     found = {}
-    for count in _SOURCES[:-1]:
-        run = _of_sources(work, count)
+    for count in SOURCES[:-1]:
+        run = of_sources(work, count)
         found[count] = by_depth(work.network(run), new, work.seed)[-1]
     points = [Point(_SHOT.title, "new classes", count, accuracy) for count, accuracy in found.items()]
-    return Found(found[_SOURCES[-2]] - found[_SOURCES[0]], tuple(points))
+    return Found(found[SOURCES[-2]] - found[SOURCES[0]], tuple(points))
 
 
 def new_classes_by_depth(work: Work) -> Found:
     """Compare first and last layer by how well the center of a few samples decides between unseen classes."""
     data = work.samples(small_run(work), *_TEST)
-    run = _of_sources(work, _SOURCES[-2])
+    run = of_sources(work, SOURCES[-2])
     return _first_and_last(work.network(run), untrained(run), data.subset(data.labels >= _UNSEEN), work.seed, -1)
 
 
@@ -131,10 +127,26 @@ def losses(work: Work) -> Found:
     return Found(found["MCR²"] - max(found["cross-entropy"], found["squared error"]), tuple(points))
 
 
-def splitting(work: Work) -> Found:
+def splitting(work: Work, run: Run | None = None, test: Sequence[str] = _TEST) -> Found:
     """Train on coarse classes, and compare first and last layer by how well they tell the classes apart."""
-    run = small_run(work, "data.labels=coarse")
-    return _first_and_last(work.network(run), untrained(run), work.samples(run, *_TEST, "data.labels=fine"), work.seed, -1)
+    run = run or small_run(work, "data.labels=coarse")
+    return _first_and_last(work.network(run), untrained(run), work.samples(run, *test, "data.labels=fine"), work.seed, -1)
+
+
+def splitting_glosses(work: Work) -> Found:
+    """Train on parts of speech, and compare first and last layer by how well they tell WordNet's files apart."""
+    return splitting(work, _on_glosses(work, "data.labels=coarse"), _TEST_GLOSSES)
+
+
+def merging_glosses(work: Work) -> Found:
+    """Train on WordNet's files, and compare first and last layer by how well they tell parts of speech apart."""
+    run = _on_glosses(work)
+    parts = work.samples(run, *_TEST_GLOSSES, "data.labels=coarse")
+    return _first_and_last(work.network(run), untrained(run), parts, work.seed, 1)
+
+
+def _on_glosses(work: Work, *settings: str) -> Run:
+    return work.run("vit_digits", *_GLOSSES, *settings)
 
 
 def merging(work: Work) -> Found:
@@ -147,7 +159,7 @@ def untrained(run: Run) -> nn.Module:
     """Return the network of a run before its training."""
     recipe = recipe_of(run)
     data = load_samples(recipe.data)
-    return build_model(recipe.model, data.sample_shape, data.num_classes, recipe.seed, None)
+    return build_model(recipe.model, data.sample_shape, data.num_classes, recipe.seed, data.vocabulary)
 
 
 def with_labels(data: LabeledData, labels: Sequence[int]) -> LabeledData:
@@ -181,8 +193,6 @@ _BY_LOSS, _KEPT = (
     Panel(f"Accuracy of {_SHOTS}-shot nearest centers, last layer", "loss"),
     Panel("PFC1 of the last layer", "loss"),
 )
-_TEST = ("data.split=test", "data.per_class=500")
-_FIG8 = {split: Panel(f"Class-distance normalized variance, {split}", "epoch", log_x=True) for split in ("train", "test")}
 _EQ16 = Panel("Class-distance normalized variance, mean over pairs", "samples of each class")
 _SHOT = Panel(f"Accuracy of {_SHOTS}-shot nearest centers", "source classes")
 _SHOT_DEPTH = Panel(f"Accuracy of {_SHOTS}-shot nearest centers", "layer")
@@ -190,16 +200,6 @@ _GROUPS = "tops, shoes and others"
 _DRAWN = f"nearest centers of {_SHOTS} test samples of each, over 100 episodes"
 
 TRANSFER_EXPERIMENTS = (
-    on_fashion(
-        "review:fig8",
-        "Figure 8",
-        "Class-distance normalized variance on test data, by the number of classes",
-        "Test data collapses in training too, though less than training data, whatever the number of classes.",
-        "Decades by which the class-distance normalized variance of test data falls in training at the last layer; the "
-        f"smallest over networks with {', '.join(map(str, _SOURCES))} classes.",
-        distance_by_classes,
-        tuple(_FIG8.values()),
-    ),
     on_fashion(
         "review:eq16",
         "Equation 16",
@@ -216,8 +216,8 @@ TRANSFER_EXPERIMENTS = (
         "Section 4.1.2",
         "More source classes transfer better to new ones",
         "Collapsed features transfer well to few-shot learning of new classes if there were many source classes.",
-        f"Accuracy at the last layer on the four classes that were not trained on ({_DRAWN}): with {_SOURCES[-2]} source "
-        f"classes minus that with {_SOURCES[0]}.",
+        f"Accuracy at the last layer on the four classes that were not trained on ({_DRAWN}): with {SOURCES[-2]} source "
+        f"classes minus that with {SOURCES[0]}.",
         new_classes,
         (_SHOT,),
     ),
@@ -260,5 +260,27 @@ TRANSFER_EXPERIMENTS = (
         "collapsed, minus that at the first one.",
         merging,
         (_SHOT_DEPTH,),
+    ),
+    Experiment(
+        "review:split-glosses",
+        "Section 4.1.2",
+        "Collapse hurts splitting: glosses of WordNet",
+        "A network that has collapsed super-classes can hardly tell the classes within them apart.",
+        f"A transformer is trained on the parts of speech of glosses. Accuracy on 20 of WordNet's files ({_DRAWN}): at the "
+        "first layer minus that at the last one, which is the most collapsed.",
+        splitting_glosses,
+        (_SHOT_DEPTH,),
+        needs=("wordnet",),
+    ),
+    Experiment(
+        "review:merge-glosses",
+        "Section 4.1.2",
+        "Collapse helps merging: glosses of WordNet",
+        "A network that has collapsed classes can easily merge them into super-classes.",
+        f"A transformer is trained on 20 of WordNet's files. Accuracy on four parts of speech ({_DRAWN}): at the last layer, "
+        "which is the most collapsed, minus that at the first one.",
+        merging_glosses,
+        (_SHOT_DEPTH,),
+        needs=("wordnet",),
     ),
 )
