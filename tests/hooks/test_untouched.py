@@ -91,6 +91,44 @@ class Cache(nn.Linear):
         return x @ self.cached.T
 
 
+class Engine:
+    """What a module turns on for eval mode, such as a fused kernel: no attribute of a module."""
+
+    on = False
+
+
+class Fused(nn.Linear):
+    def __init__(self):
+        super().__init__(D, D)
+        self.engine = Engine()
+
+    def train(self, mode=True):
+        self.engine.on = not mode
+        return super().train(mode)
+
+    def forward(self, x):
+        assert self.engine.on != self.training
+        return super().forward(x)
+
+
+class Scripted(nn.Module):
+    """Counts in a buffer of a scripted module, which is no attribute in Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return x + 0.01 * self.calls
+
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return around(torch.jit.script(Scripted()))
+
+
 class CachesRows(nn.Module):
     """Keeps the rows of its first call in eval mode, in a dictionary."""
 
@@ -199,6 +237,8 @@ MAKE = {
     "frozen part": lambda: Freezes(nn.Sequential(nn.Linear(D, D), Lora()), nn.ReLU(), nn.Linear(D, K)),
     "renewed": lambda: around(Renews()),
     "sparse": lambda: around(Sparse()),
+    "fused": lambda: around(Fused()),
+    "scripted": scripted,
     "draws": lambda: around(Draws()),
     "quantization": quantized,
     "spectral": lambda: old_norm(parametrizations.spectral_norm),
@@ -229,6 +269,7 @@ def everything(model):
         "modes": [module.training for module in model.modules()],
         "hooks": [[*m._forward_hooks, *m._forward_pre_hooks, *m._backward_hooks] for m in model.modules()],
         "merged": [getattr(module, "merged", None) for module in model.modules()],
+        "engines": [module.engine.on for module in model.modules() if isinstance(module, Fused)],
         "caches": [copy.copy(getattr(module, "memory", getattr(module, "cached", None))) for module in model.modules()],
         "names": [sorted(vars(module)) for module in model.modules()],
         "random": [torch.get_rng_state(), torch.tensor(np.random.get_state()[1].astype(np.int64)), random.getstate()],

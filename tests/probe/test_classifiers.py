@@ -958,3 +958,23 @@ def test_logits_are_known_by_their_name(key):
     m = measure(net, BATCHES, num_classes=K)
     assert m.value("accuracy") == pytest.approx(float((net(X)[key].argmax(dim=1) == Y).double().mean()))
     assert "head gives the logits" in m.chosen
+
+
+class Refiner(Detector):
+    """Returns further numbers for each class that it makes of the logits."""
+
+    def __init__(self, key):
+        super().__init__(key)
+        self.boxes = nn.Linear(K, K)
+
+    def forward(self, x):
+        logits = self.head(self.body(x))
+        return {"refined": self.boxes(logits), self.key: logits}
+
+
+@pytest.mark.parametrize("key", ["logits", "class_logits"])
+def test_what_is_made_of_named_logits_does_not_decide(key):
+    net = made(lambda: Refiner(key)).eval()
+    m = measure(net, BATCHES, num_classes=K)
+    assert m.value("accuracy") == pytest.approx(float((net(X)[key].argmax(dim=1) == Y).double().mean()))
+    assert m.value("nc3") == pytest.approx(nc3_of(net.body(X), net.head.weight, Y), rel=2e-5)
