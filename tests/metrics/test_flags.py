@@ -39,8 +39,18 @@ def test_what_is_constant_for_two_classes_is_flagged_and_nothing_else():
     assert {"log_equinorm", "hyperspherical_energy", "gnc2", "pfc2", "nc2_equiangularity_weights"} <= constant
 
 
-def test_equal_rows_of_a_classifier_reach_zero_in_any_dimension():
-    values = evaluated(normal(0, 30, 2), torch.arange(30) % 6, 6, torch.ones(6, 2))
+@pytest.mark.parametrize(
+    "rows",
+    [
+        torch.ones(6, 2),
+        torch.tensor([[3.0, -1.0]]).repeat(5, 1),
+        torch.arange(1.0, 8.0)[:, None] * torch.tensor([1.0, 2.0, -2.0]),
+    ],
+    ids=["ones", "equal", "of one direction"],
+)
+def test_equal_rows_of_a_classifier_reach_zero_in_any_dimension(rows):
+    num_classes, dim = rows.shape
+    values = evaluated(normal(0, 42, dim), torch.arange(42) % num_classes, num_classes, rows)
     assert values["nc2_equiangularity_weights"].value == pytest.approx(0, abs=1e-12)
     assert values["nc2_equiangularity_weights"].flags == ()
 
