@@ -223,7 +223,7 @@ def check(seed):
     return True
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", [*range(40), 1467])  # of the last one, all tokens are in each of two
 def test_random_networks_of_tokens_are_measured_right_or_refused(seed):
     check(seed)
 

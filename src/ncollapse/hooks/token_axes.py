@@ -163,6 +163,7 @@ def _ends_apart(
 ) -> tuple[list[dict[str, Tensor]], dict[str, int]]:
     """Return the states of two looks at inputs with other ends, and the axes that these show."""
     num_rows = len(next(iter(states.values())))
+    longest = max((max((*tensor.shape, tensor.shape[2:].numel())) for tensor in tensors_of_inputs(inputs)), default=0)
     for axis in (_FIRST, _LAST):  # inputs of three dimensions may be (N, D, T)
         changed = [
             map_tensors(lambda part, axis=axis, turn=turn: with_other_ends(part, num_rows, axis, turn), inputs)  # type: ignore[misc]
@@ -170,20 +171,14 @@ def _ends_apart(
         ]
         looks = [token_states(look(other), trace) for other in changed]
         others = [{name: other for name, other in look.items() if other.shape == states[name].shape} for look in looks]
-        found = _apart(states, others)
+        found = {}
+        for name, state in states.items():
+            own = [look[name] for look in others if name in look]
+            axes = [side for side in (_FIRST, _LAST) if own and _are_apart(state, own, side, longest)]
+            found |= {name: axes[0]} if len(axes) == 1 else {}
         if all(found.get(name, at) == at for name, at in certain.items()):
             return others, found
     return [], {}
-
-
-def _apart(states: Mapping[str, Tensor], looks: Sequence[Mapping[str, Tensor]]) -> dict[str, int]:
-    """Return the dimension of each state in which all that changed in one sample is behind what changed in another."""
-    found: dict[str, int] = {}
-    for name, state in states.items():
-        others = [look[name] for look in looks if name in look]
-        axes = [axis for axis in (_FIRST, _LAST) if others and _are_apart(state, others, axis)]
-        found |= {name: axes[0]} if len(axes) == 1 else {}
-    return found
 
 
 def with_other_ends(tensor: Any, num_rows: int, axis: int = _FIRST, turn: int = 0) -> Any:
@@ -204,11 +199,13 @@ def with_other_ends(tensor: Any, num_rows: int, axis: int = _FIRST, turn: int = 
     return changed
 
 
-def _are_apart(state: Tensor, others: Sequence[Tensor], axis: int) -> bool:
+def _are_apart(state: Tensor, others: Sequence[Tensor], axis: int, longest: int) -> bool:
     """Return whether all that changed in the first sample is behind all that changed in the second."""
     last, first = (changed_in_any(state, others, sample, axis) for sample in (0, 1))
     if not last or not first or max(first) >= min(last):
         return False
+    if axis == _LAST and len(last | first) == state.shape[_LAST] > longest:
+        return False  # parts of joined features: of more tokens than were given, such as a prompt's, not all change
     # Merged tokens are in different parts of the features, too: then both dimensions are apart.
     return bool(changed_in_any(state, others, 0, 3 - axis) & changed_in_any(state, others, 1, 3 - axis))
 
