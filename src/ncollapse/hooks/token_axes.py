@@ -171,7 +171,7 @@ def _ends_apart(
         ]
         looks = [token_states(look(other), trace) for other in changed]
         others = [{name: other for name, other in look.items() if other.shape == states[name].shape} for look in looks]
-        found = {}
+        found = dict[str, int]()
         for name, state in states.items():
             own = [look[name] for look in others if name in look]
             axes = [side for side in (_FIRST, _LAST) if own and _are_apart(state, own, side, longest)]
