@@ -11,6 +11,7 @@ import reference
 from cases import CASES, tensors_of
 from ncollapse.statistics import ClassMoments
 from ncollapse.statistics.batch import LabelGroups
+from ncollapse.statistics.moments import first_of_coincident
 
 
 def moments_of(case):
@@ -253,3 +254,9 @@ def test_variance_of_one_sample_is_zero_and_not_nan():
     moments = ClassMoments.from_batch(torch.tensor([[1.0, 2.0]]), torch.tensor([0]), 1)
     assert moments.class_variances.tolist() == [0.0]
     assert not math.isnan(float(moments.within_trace()))
+
+
+def test_means_that_differ_by_the_rounding_of_their_sums_coincide():
+    means = torch.tensor([[1.0, 2.0], [1.0 + 5e-14, 2.0], [1.0 + 3e-13, 2.0]], dtype=torch.float64)
+    # Up to 1e-13 of the largest norm, √5.
+    assert first_of_coincident(ClassMoments.from_batch(means, torch.arange(3), 3)).tolist() == [0, 0, 2]

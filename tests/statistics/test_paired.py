@@ -32,6 +32,9 @@ def test_paired_moments_equal_the_oracle(name):
     for weights in ("class", "sample"):
         value = sum(reference.weights(labels, K, weights) * expected / reference.counts(labels, K))
         assert float(paired.within_cross_trace(weights)) == pytest.approx(value, rel=1e-9)
+    steps_x, steps_y = (means[:, None] - means for means in (reference.means(X, labels, K), reference.means(Y, labels, K)))
+    for found, (a, b) in zip(paired.separations, [(steps_x, steps_x), (steps_x, steps_y), (steps_y, steps_y)], strict=True):
+        assert found.numpy() == pytest.approx((a * b).sum(axis=-1), rel=case.rtol, abs=1e-9)
 
 
 def test_a_layer_paired_with_itself_gives_its_scatter_traces():

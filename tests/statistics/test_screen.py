@@ -55,6 +55,18 @@ def test_no_nearest_center_differs(seed, num_classes, dim, gap, noise, scale):
     assert bool(((margins - parts[1]).abs()[same] <= 1e-12 * largest[same]).all())
 
 
+def test_the_rounding_of_a_far_center_does_not_tie_two_near_ones():
+    gap, share = 1e-5, 0.5 + 5e-5
+    far = 10.0 + torch.arange(40, dtype=torch.float64).unsqueeze(1) * torch.ones(3, dtype=torch.float64)
+    means = torch.cat([torch.tensor([[0, 0, 0], [0, gap, 0], [0, 0, 1]], dtype=torch.float64), far])
+    centers = ClassCenters.from_moments(ClassMoments.from_batch(means, torch.arange(43), 43))
+    # Half the way to the third center, and nearer to the second than to the first by 1e-14.
+    sample = torch.tensor([[0.0, share * gap, 0.5 - 1e-12]], dtype=torch.float64)
+    found, margins = nearest_centers(centers, sample @ centers.basis, torch.tensor([0]))
+    assert found.tolist() == [1]
+    assert float(margins[0]) == pytest.approx(gap**2 * (1 - 2 * share), rel=1e-4)
+
+
 @settings(deadline=None)
 @given(
     SEEDS, st.integers(33, 70), st.integers(1, 40), EXPONENTS, st.sampled_from([torch.float16, torch.float32, torch.float64])
@@ -95,6 +107,18 @@ def test_the_bound_holds(seed, dim, scale):
     bound = found.slack.double() + x.norm(dim=1, keepdim=True) * found.norms.double()
     finite = torch.isfinite(scores)
     assert bool(((scores - exact).abs() <= bound)[finite].all())
+
+
+@pytest.mark.parametrize("dim", [1, 4096])
+def test_the_bound_is_at_least_the_proven_one(dim):
+    weight = normal(torch.Generator().manual_seed(0), 33, dim)
+    bias = torch.linspace(-1, 1, 33, dtype=torch.float64)
+    found = Screen.of(weight, bias)
+    unit = float(weight[0, 0] / found.weight[0, 0].double())
+    # A sum of d products and b, with w, x and b rounded to float32 before.
+    proven = (dim + 4) * 2.0**-24 / (1 - (dim + 4) * 2.0**-24)
+    assert bool((found.norms.double() >= proven * weight.norm(dim=1) / unit).all())
+    assert bool((found.slack.double() >= proven * bias.abs() / unit).all())
 
 
 def test_most_samples_are_decided_in_float32_and_those_on_a_boundary_are_not():

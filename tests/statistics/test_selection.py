@@ -6,6 +6,7 @@ import torch
 from cases import CASES, tensors_of
 from ncollapse import metrics as m
 from ncollapse.statistics import ClassMoments, select_classes
+from ncollapse.statistics.selection import ClassSelection
 
 CASE = CASES["imbalanced"]
 MOMENTS = ClassMoments.from_batch(CASE.features, CASE.labels, 4)
@@ -38,3 +39,11 @@ def test_a_range_without_classes_is_named():
         select_classes(MOMENTS, min_per_class=10)
     with pytest.raises(ValueError, match=r"a class with 1 to 2 samples, got counts from 3 to 9"):
         select_classes(MOMENTS, max_per_class=2)
+
+
+def test_labels_are_renumbered_among_the_selected_classes():
+    selection = ClassSelection(torch.tensor([1, 3]), num_labels=5)
+    labels = torch.tensor([3, 1, 0, 4, -1, 7, 1])
+    assert selection.renumber(labels).tolist() == [1, 0, -1, -1, -1, -1, 0]
+    assert selection.rows(labels).tolist() == [0, 1, 6]
+    assert selection.rows(torch.tensor([1, 3, 3])) is None

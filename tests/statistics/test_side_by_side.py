@@ -1,5 +1,6 @@
 """Small layers side by side: the bits of each layer alone, also where a layer's moments were replaced in between."""
 
+import pytest
 import torch
 
 from ncollapse.statistics import ClassCenters, ClassMoments
@@ -76,3 +77,17 @@ def test_centers_of_stacked_layers_are_those_of_each():
         assert torch.allclose(own.separations, expected.separations, rtol=1e-12)
         assert torch.equal(own.first, expected.first)
         assert own.basis.untyped_storage().nbytes() == own.basis.nbytes
+
+
+@pytest.mark.parametrize("weights", ["class", "sample"])
+def test_numbers_of_stacked_layers_are_those_of_each(weights):
+    moments = {name: alone(name) for name in ("a", "c", "d")}
+    (stack,) = stacked_moments(moments).values()
+    assert (stack.num_classes, stack.dim) == (K, 7)
+
+    def numbers(of):
+        means = of.class_means, of.global_mean(weights), of.centered_means(weights)
+        return *means, of.class_variances, of.rounding_floor, of.within_trace(weights), of.between_trace(weights)
+
+    for index, value in enumerate(moments.values()):
+        assert all(torch.allclose(a[index], b, rtol=1e-9, atol=0) for a, b in zip(numbers(stack), numbers(value), strict=True))

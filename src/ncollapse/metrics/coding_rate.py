@@ -62,11 +62,11 @@ def coding_rate(
     labels = check_labels(labels, len(rows), num_classes).to(rows.device)
     if normalize:
         rows = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    within = rows.new_zeros(())
+    within = rows.new_full((), 0.0 if len(rows) else math.nan)
     for k in torch.unique(labels).tolist():
         of_class = rows[labels == k]
         within = within + len(of_class) / len(rows) * _rate_of_rows(of_class, distortion)
-    return CodingRate(_rate_of_rows(rows, distortion), within if len(rows) else within * math.nan)
+    return CodingRate(_rate_of_rows(rows, distortion), within)
 
 
 def coding_rate_of_scatter(scatter: ClassScatter, *, distortion: float = 0.5) -> CodingRate:
@@ -84,11 +84,11 @@ def coding_rate_of_scatter(scatter: ClassScatter, *, distortion: float = 0.5) ->
     moments = scatter.moments
     counts, dim = moments.counts.double(), moments.dim
     second = scatter.scatters + counts[:, None, None] * moments.means.unsqueeze(2) * moments.means.unsqueeze(1)
-    within = counts.new_zeros(())
+    within = counts.new_full((), 0.0 if bool(counts.any()) else math.nan)
     for k in torch.nonzero(counts).flatten().tolist():
         within = within + counts[k] / counts.sum() * _rate(torch.linalg.eigvalsh(second[k]), counts[k], dim, distortion)
     total = _rate(torch.linalg.eigvalsh(second.sum(dim=0)), counts.sum(), dim, distortion)
-    return CodingRate(total, within if bool(counts.any()) else within * math.nan)
+    return CodingRate(total, within)
 
 
 def _rate_of_rows(rows: Tensor, distortion: float) -> Tensor:
