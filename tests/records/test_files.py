@@ -10,6 +10,7 @@ import pytest
 from ncollapse.records import files
 from ncollapse.records.errors import RunDirectoryError
 from ncollapse.records.files import leftovers, make_own_folder, remove_leftovers, write_whole
+from ncollapse.records.saving import save_files
 
 
 def test_replaces_in_one_step(tmp_path):
@@ -44,6 +45,19 @@ def test_a_link_is_replaced_and_never_followed(tmp_path):
     write_whole(tmp_path / "a.txt", "first")
     assert not (tmp_path / "a.txt").is_symlink()
     assert ((tmp_path / "a.txt").read_text(), (tmp_path / "precious").read_text()) == ("first", "mine")
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_written(tmp_path):
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(RunDirectoryError, match=r"report\.html must be a file, got a folder\. Move the folder away\."):
+        write_whole(tmp_path / "report.html", "page")
+    # A new run in the place of another one would remove its page.
+    with pytest.raises(RunDirectoryError, match=r"report\.html must be a file"):
+        save_files(tmp_path, {"status.json": b"{}"}, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    (tmp_path / "link").symlink_to(tmp_path / "report.html")
+    write_whole(tmp_path / "link", "page")
+    assert (tmp_path / "link").read_text() == "page"
 
 
 @pytest.mark.parametrize("plant", [lambda path, target: path.symlink_to(target), lambda path, _: path.write_text("there")])

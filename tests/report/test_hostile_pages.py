@@ -143,6 +143,16 @@ def test_names_in_a_ledger_lead_nowhere(tmp_path, without_drawings):
     assert "<u>" not in markup(write_page(run, tmp_path / "report.html"))[1]
 
 
+@pytest.mark.parametrize(("length", "number", "place"), [(2001, 1, r"claims\[0\]\.statement"), (1, 1001, "claims")])
+def test_a_ledger_is_not_longer_than_a_page_shows(tmp_path, without_drawings, length, number, place):
+    run = write_run(tmp_path / "run", layers=("stem", "blocks.0"), epochs=(0, 2))
+    claim = {"key": "", "statement": "w" * length, "source": "", "tested": "", "verdict": "holds", "why": "", "evidence": []}
+    (run / "claims.json").write_text(json.dumps({"runs": [], "left_out": [], "claims": [claim] * number}))
+    words = rf"claims\.json: {place}: needed a length of at most (2000|1000)\. Write it again with `ncollapse claims`"
+    with pytest.raises(ReportError, match=words):
+        write_page(run, tmp_path / "report.html")
+
+
 FILES = ("recipe.json", "environment.json", "status.json", "glossary.json", "depth.json", "history.csv", "measurements.csv")
 
 

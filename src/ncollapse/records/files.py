@@ -38,6 +38,8 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
 @contextmanager
 def staged(folder: Path, contents: Mapping[str, bytes]) -> Iterator[dict[str, Path]]:
     """Write files under temporary names, forced to the disk, for the body to rename; none is left if it fails."""
+    for name in contents:
+        check_no_folder(folder / name)
     # Nobody can guess the name, and a file or link that is there already is never opened.
     temporary = {name: folder / f".{name}.{secrets.token_hex(8)}.tmp" for name in contents}
     name, data = "", b""
@@ -113,6 +115,12 @@ def check_no_link(folder: Path) -> None:
     """Refuse a link in the place of a folder whose name is ours: in a folder of somebody else it could lead anywhere."""
     if folder.is_symlink():
         raise RunDirectoryError(f"{folder} must be a folder, got a link to {os.readlink(folder)}. Remove the link.")
+
+
+def check_no_folder(file: Path) -> None:
+    """Refuse a folder in the place of a file that is to be replaced."""
+    if file.is_dir() and not file.is_symlink():
+        raise RunDirectoryError(f"{file} must be a file, got a folder. Move the folder away.")
 
 
 def leftovers(folder: Path) -> list[Path]:

@@ -71,6 +71,7 @@ def decode(file: Path, content: bytes, kind: type[T], remedy: str = RUN_AGAIN) -
         words, _, place = str(error).replace("`", "").partition(" - at ")
         place = place.removeprefix("$").removeprefix(".")
         words = words.replace("Expected", "needed").replace("Object missing", "is missing the")
+        words = re.sub(r"\w+ of length <=", "a length of at most", words)
         fail(file, f"{place} {words}" if words.startswith("is ") and place else f"{place}: {words}" if place else words, remedy)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         fail(file, f"is not valid JSON ({str(error).removeprefix('JSON is malformed: ')})", remedy)

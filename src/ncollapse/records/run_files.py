@@ -10,6 +10,7 @@ Unit = Literal["epoch", "step"]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Amount = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Sentence = Annotated[str, Meta(max_length=2000)]
 State = Annotated[str, Meta(pattern="^(running|stopped|failed|finished)$")]
 
 
@@ -118,10 +119,10 @@ class ClaimRecord:
     """One claim, its place in the paper, how it is tested, and the verdict with its numbers over the settings that vote."""
 
     key: str
-    statement: str
+    statement: Sentence
     source: str
     tested: str
-    verdict: str
+    verdict: Sentence
     why: str
     evidence: tuple[EvidenceRecord, ...]
     family: str = ""
@@ -151,7 +152,7 @@ class ClaimsFile:
 
     runs: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
-    claims: tuple[ClaimRecord, ...]
+    claims: Annotated[tuple[ClaimRecord, ...], Meta(max_length=1000)]
     rules_dated: str = ""
 
 

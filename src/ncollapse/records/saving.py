@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ncollapse.records import file_names
 from ncollapse.records.errors import ReportError
-from ncollapse.records.files import make_own_folder, staged, sync_folder, write_whole
+from ncollapse.records.files import check_no_folder, make_own_folder, staged, sync_folder, write_whole
 from ncollapse.records.manifest import Manifest, Mark, damaged_files, mark_of, mark_of_file, read_manifest, sealed, states
 
 # The manifest twice: with the files of before, and without.
@@ -52,13 +52,16 @@ def save_files(
         return done
     under_way = Manifest(done.files, before, epoch, recipe)
     changed = {name: content for name, content in contents.items() if before.get(name) != marks[name]}
+    gone = {*file_names.OF_A_RUN, file_names.REPORT} - contents.keys() if held is None else ()
+    for name in gone:
+        check_no_folder(folder / name)
     with staged(folder, {_UNDER_WAY: sealed(under_way), **changed, _DONE: sealed(done)}) as temporary:
         if held is not None and keep > 1 and _is_generation(held, epoch):
             keep_generation(folder, held, changed)
         os.replace(temporary[_UNDER_WAY], folder / file_names.MANIFEST)
         if held is None:
             drop_generations(folder, 0)
-            for name in {*file_names.OF_A_RUN, file_names.REPORT} - contents.keys():
+            for name in gone:
                 (folder / name).unlink(missing_ok=True)
         for name in changed:
             os.replace(temporary[name], folder / name)
