@@ -63,8 +63,10 @@ def test_neco_of_the_orthogonal_complement():
         assert torch.allclose(scores[0], torch.ones(20).double(), atol=1e-14)
         assert torch.allclose(scores[1], torch.zeros(9).double(), atol=1e-14)
         assert m.auroc(*scores) == 1
-    with pytest.raises(ValueError, match=r"num_directions must be between 1 and 6, got 7\. Pass K - 1 or K"):
-        m.PrincipalSubspace.fit(inside, 7)
+    assert [m.PrincipalSubspace.fit(inside, number).directions.shape[1] for number in (1, 6)] == [1, 6]
+    for number in (0, 7):
+        with pytest.raises(ValueError, match=rf"num_directions must be between 1 and 6, got {number}\. Pass K - 1 or K"):
+            m.PrincipalSubspace.fit(inside, number)
 
 
 def test_nci_written_out():

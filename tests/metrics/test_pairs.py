@@ -58,7 +58,7 @@ def test_gram_distances_of_many_classes_equal_those_entry_by_entry(num_classes, 
     left, right = normal(1, num_classes, dim), normal(2, num_classes, dim)
     frame = (torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes) / math.sqrt(num_classes - 1)
     orthogonal = torch.eye(num_classes, dtype=torch.float64) / math.sqrt(num_classes)
-    for a, b in ((left, left), (left, right), (left, left + 0.1 * right)):
+    for a, b in ((left, left), (left, right), (left, left + 0.1 * right), (left, 0.1 * right - left)):
         product = a @ b.T
         for target, goal in (("etf", frame), ("orthogonal_frame", orthogonal)):
             expected = torch.linalg.norm(product / torch.linalg.norm(product) - goal)

@@ -138,7 +138,7 @@ def test_uniform_duality_asks_for_equal_alignment():
     frame = turned_frame(4, 6)
     scales = torch.tensor([1.0, 5.0, 0.1, 3.0], dtype=torch.float64)[:, None]
     orthogonal = torch.linalg.qr(torch.cat([frame[:3], normal(2, 3, 6)]).T)[0][:, 4]
-    assert float(m.uniform_duality(scales * frame, frame)) == pytest.approx(0, abs=1e-15)
+    assert float(m.uniform_duality(scales * frame, scales.flip(0) * frame)) == pytest.approx(0, abs=1e-15)
     assert float(m.uniform_duality(-frame, frame)) == pytest.approx(0, abs=1e-15)
     assert float(m.uniform_duality(frame + 2 * orthogonal, frame)) == pytest.approx(0, abs=1e-15)
     half = torch.cat([frame[:2], -frame[2:]])
@@ -147,6 +147,9 @@ def test_uniform_duality_asks_for_equal_alignment():
     three = torch.cat([frame[:3], -frame[3:]])
     assert float(m.uniform_duality(three, frame, statistic="cov")) == pytest.approx(math.sqrt(0.75) / 0.5, rel=1e-14)
     assert math.isnan(float(m.uniform_duality(0 * frame, frame)))
+    # Of several layers at once.
+    stacked = m.uniform_duality(torch.stack([frame, half]), torch.stack([frame, frame]))
+    assert stacked.tolist() == pytest.approx([0, 1], rel=1e-14, abs=1e-15)
 
 
 def test_log_equinorm_written_out():

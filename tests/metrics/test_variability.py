@@ -41,4 +41,9 @@ def test_degenerate_cases():
     assert ratios(flat).discriminant == pytest.approx(ratios(FEATURES).discriminant, rel=1e-9)
     collapsed = normal(1, 3, 5)[LABELS]
     assert ratios(collapsed).within_over_between == pytest.approx(0, abs=1e-25)
+    # Neither where it is turned and others have little; nor in other units.
+    little = flat * torch.tensor([1.0, 1.0, 1.0, 1.0, 1e-3, 1.0], dtype=torch.float64) @ torch.linalg.qr(normal(3, 6, 6))[0]
+    assert ratios(1e-9 * little).discriminant == pytest.approx(ratios(FEATURES).discriminant, rel=1e-6)
+    exact = ratios(torch.eye(3)[LABELS])
+    assert (exact.within_over_between, exact.discriminant) == (0, 0)
     assert math.isnan(ratios(torch.zeros(60, 2)).within_over_between)
