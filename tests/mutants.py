@@ -3,7 +3,8 @@
     python tests/mutants.py [ROOM ...] [--per-room 40] [--seed 0] [--at FILE:LINE ...]
 
 Prints each mutant that survives, and the share that was noticed. A mutant costs one fork, since torch is imported before, and
-nothing on the disk is changed: the mutated module is compiled from its changed syntax tree when it is first imported.
+nothing on the disk is changed: the mutated module is compiled from its changed syntax tree when it is first imported. Only
+those tests run that enter the function in which it is changed.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import json
 import os
 import random
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -29,7 +32,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ncollapse"
 # By every child, if not here.
-IMPORTED_BEFORE = ("torch", "scipy.stats", "scipy.optimize", "sklearn.datasets", "matplotlib.figure")
+IMPORTED_BEFORE = ("torch", "hypothesis", "scipy.stats", "scipy.optimize", "sklearn.datasets", "matplotlib.figure")
 # Types, and whether values are frozen, which keep hands off and change no number.
 DECLARED = {"annotation", "returns", "decorator_list"}
 ROOMS = ("statistics", "metrics", "depth", "surrogates", "records")
@@ -138,7 +141,65 @@ def tests_of(file: Path) -> list[Path]:
     return sorted(tests, key=lambda test: (-spoken[test], test))
 
 
-def passes(mutant: Mutant | None, tests: list[Path], timeout: float) -> bool:
+class Entered:
+    """A plugin of pytest that notes in a file which tests enter which functions of the source."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.test = file, ""
+        self.tests: dict[str, set[str]] = {}
+
+    def _trace(self, frame: FrameType, *_: object) -> None:
+        name = frame.f_code.co_filename
+        if name.startswith(str(SOURCE)):
+            self.tests.setdefault(f"{name}:{frame.f_code.co_firstlineno}", set()).add(self.test)
+
+    def _traced(self, test: str) -> Generator[None, Any, Any]:
+        self.test = test
+        threading.settrace(self._trace)
+        sys.settrace(self._trace)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(None)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self) -> Generator[None, Any, Any]:
+        return (yield from self._traced(""))
+
+    # What is set up for one test may be used by all of its file.
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        return (yield from self._traced(str(item.path)))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        return (yield from self._traced(f"{item.path}::{item.nodeid.partition('::')[2].partition('[')[0]}"))
+
+    def pytest_sessionfinish(self) -> None:
+        self.file.write_text(json.dumps({function: sorted(tests) for function, tests in self.tests.items()}))
+
+
+def function_of(mutant: Mutant) -> str:
+    """Name the function or method that a mutant is in as ``Entered`` does; outside of any, a name that it never gives."""
+    found = f"{mutant.file}:0"
+    for node in ast.walk(ast.parse(mutant.file.read_text())):
+        if isinstance(node, ast.FunctionDef) and node.lineno <= mutant.line <= (node.end_lineno or 0):
+            # The innermost one comes last, but one that is inside of another runs with it.
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            found = f"{mutant.file}:{first}" if found.endswith(":0") else found
+    return found
+
+
+def chosen_tests(mutant: Mutant, entered: dict[str, list[str]]) -> list[str]:
+    """List the tests that enter a mutant's function, in the order of their files; all if it is entered by all, or by none."""
+    files = [str(file) for file in tests_of(mutant.file)]
+    tests = entered.get(function_of(mutant), [""])
+    whole = {test for test in tests if "::" not in test}
+    chosen = [[file] if file in whole else [test for test in tests if test.startswith(f"{file}::")] for file in files]
+    return files if "" in whole else [test for tests in chosen for test in tests]
+
+
+def passes(mutant: Mutant | None, tests: Sequence[str | Path], timeout: float, plugins: Sequence[object] = ()) -> bool:
     """Run tests in a forked process; those that take too long have noticed something."""
     child = os.fork()
     if child == 0:
@@ -152,7 +213,7 @@ def passes(mutant: Mutant | None, tests: list[Path], timeout: float) -> bool:
             options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder}/t"]
             # Said about what is imported before.
             options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-            os._exit(pytest.main([*options, *map(str, tests)]))
+            os._exit(pytest.main([*options, *map(str, tests)], plugins))
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -168,11 +229,15 @@ def run_room(room: str, chosen: Callable[[list[Mutant]], list[Mutant]]) -> tuple
     """Try the chosen mutants of a room, tell what survives, and return how many were noticed and tried."""
     every = [mutant for file in sorted((SOURCE / room).rglob("*.py")) for mutant in mutants(file)]
     sample, begun, noticed = chosen(every), time.monotonic(), 0
-    if not passes(None, tests_of(SOURCE / room / "__init__.py"), 3600):
-        sys.exit(f"The tests of {room} fail without any mutant.")
+    tests = {test for mutant in sample for test in tests_of(mutant.file)}
+    with tempfile.TemporaryDirectory() as folder:
+        notes = Path(folder) / "entered.json"
+        if not passes(None, sorted(tests), 3600, [Entered(notes)]):
+            sys.exit(f"The tests of {room} fail without any mutant.")
+        entered = json.loads(notes.read_text())
     seconds = time.monotonic() - begun
     for mutant in sample:
-        survived = passes(mutant, tests_of(mutant.file), 30 + 4 * seconds)
+        survived = passes(mutant, chosen_tests(mutant, entered), 30 + 4 * seconds)
         noticed += not survived
         if survived:
             print(f"survived  {mutant}", flush=True)

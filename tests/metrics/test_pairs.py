@@ -81,11 +81,14 @@ def test_a_product_of_different_directions_keeps_its_norm():
     # tr(AᵀA BᵀB) would cancel to the rounding of its terms.
     left, right = torch.zeros(300, 4, dtype=torch.float64), torch.zeros(300, 4, dtype=torch.float64)
     left[:, :2], right[:, 2:] = normal(4, 300, 2), normal(5, 300, 2)
-    right[:, 0] = 1e-10
+    right[:, 0] = 1e-10 * left[:, 0]
     product = left @ right.T
     target = (torch.eye(300, dtype=torch.float64) - 1 / 300) / math.sqrt(299)
     expected = torch.linalg.norm(product / torch.linalg.norm(product) - target)
     assert float(gram_distance(left, right)) == pytest.approx(float(expected), rel=1e-12)
+    # Along the axes nothing would: in turned ones it does.
+    turn = torch.linalg.qr(normal(6, 4, 4))[0]
+    assert float(gram_distance(left @ turn, right @ turn)) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_layers_evaluated_together_have_the_values_and_flags_of_each_alone():

@@ -35,6 +35,9 @@ def test_ranks_written_out():
     assert float(m.entropy_rank(spectrum)) == pytest.approx(math.exp(entropy), rel=1e-15)
     assert float(m.numerical_rank(spectrum, relative_tolerance=0.3)) == 2
     assert float(m.numerical_rank(spectrum, relative_tolerance=0.25)) == 2
+    # The tolerance that is documented, 10 · d · eps.
+    near = torch.tensor([[1.0, 2.1e-15 * 2], [1.0, 2.3e-15 * 2]], dtype=torch.float64)
+    assert m.numerical_rank(near).tolist() == [1, 2]
 
 
 def test_rounding_below_zero_is_no_variance():

@@ -62,7 +62,7 @@ def cdnv_low(p: Population) -> Estimate:
         squares = _distances(gram)[k, j]
         mean = squares.mean()
         # 1/a is D̂, moved to the mean by the share of noise in how distances differ, and kept above 0.
-        kept = (1 - noise.mean() / squares.var(correction=0)).nan_to_num().clamp(0, 1)
+        kept = (1 - noise.mean() / squares.var(correction=0)).nan_to_num().clamp(min=0)
         near = mean + kept * (squares - mean)
         root = (near.square() + 4 * kept * noise).sqrt()
         a = 2 / (near + root)
