@@ -211,10 +211,10 @@ def test_figures_are_not_written_through_a_link(make_run, tmp_path):
     assert not list((tmp_path / "mine").iterdir())
 
 
-def test_a_folder_that_cannot_be_written_keeps_the_old_file_and_no_temporary_one(make_run):
+def test_a_folder_in_the_place_of_a_figure_is_told_and_leaves_no_temporary_file(make_run):
     run_dir = make_run(layers=("stem", "a", "b"), epochs=(0, 1, 9))
     (run_dir / "figures" / "pfc_over_depth.png").mkdir(parents=True)
-    with pytest.raises(OSError, match=r"pfc_over_depth\.png"):
+    with pytest.raises(RunDirectoryError, match=r"pfc_over_depth\.png must be a file, got a folder"):
         save_figures(read_run(run_dir))
     assert sorted(file.name for file in (run_dir / "figures").iterdir()) == [
         "pfc_over_depth.png",

@@ -23,6 +23,7 @@ from ncollapse.drawing.sentences import describe_by_topic
 from ncollapse.drawing.style import GRID, INK, LINE, depth_colors
 from ncollapse.drawing.theory_sentences import say_errors
 from ncollapse.records import ReportError, read_run
+from ncollapse.records.errors import RunDirectoryError
 from ncollapse.report import write_claims_page, write_page
 from ncollapse.report.payload import build_payload
 from ncollapse.report.tables import estimate_tables, metric_tables, recipe_groups
@@ -353,9 +354,9 @@ def test_errors_of_write_page(run_dir, tmp_path):
     assert not (tmp_path / "none.html").exists()
 
 
-def test_page_that_cannot_be_written_leaves_nothing(second_run, tmp_path, without_drawings):
+def test_a_folder_in_the_place_of_a_page_is_told_and_nothing_is_left(second_run, tmp_path, without_drawings):
     (tmp_path / "report.html").mkdir()
-    with pytest.raises(OSError, match=r"report\.html"):
+    with pytest.raises(RunDirectoryError, match=r"report\.html must be a file, got a folder"):
         write_page(second_run, tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
