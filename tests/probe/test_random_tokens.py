@@ -223,7 +223,7 @@ def check(seed):
     return True
 
 
-@pytest.mark.parametrize("seed", [*range(40), 1467])  # of the last one, all tokens are in each of two
+@pytest.mark.parametrize("seed", [*range(40), 1467])  # 1467 joins its tokens to pairs of the same numbers
 def test_random_networks_of_tokens_are_measured_right_or_refused(seed):
     check(seed)
 

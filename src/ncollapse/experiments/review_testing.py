@@ -47,6 +47,7 @@ _NETWORKS = {
     "no skip connections": ("model.connections=plain",),
     "no normalization": ("model.normalization=none", "train.learning_rate=0.01"),
 }
+# How many classes of Fashion-MNIST, the first ones, a source network is trained on.
 SOURCES = (2, 4, 6, 10)
 
 

@@ -127,15 +127,17 @@ def losses(work: Work) -> Found:
     return Found(found["MCR²"] - max(found["cross-entropy"], found["squared error"]), tuple(points))
 
 
-def splitting(work: Work, run: Run | None = None, test: Sequence[str] = _TEST) -> Found:
+def splitting(work: Work) -> Found:
     """Train on coarse classes, and compare first and last layer by how well they tell the classes apart."""
-    run = run or small_run(work, "data.labels=coarse")
-    return _first_and_last(work.network(run), untrained(run), work.samples(run, *test, "data.labels=fine"), work.seed, -1)
+    run = small_run(work, "data.labels=coarse")
+    return _first_and_last(work.network(run), untrained(run), work.samples(run, *_TEST, "data.labels=fine"), work.seed, -1)
 
 
 def splitting_glosses(work: Work) -> Found:
     """Train on parts of speech, and compare first and last layer by how well they tell WordNet's files apart."""
-    return splitting(work, _on_glosses(work, "data.labels=coarse"), _TEST_GLOSSES)
+    run = _on_glosses(work, "data.labels=coarse")
+    files = work.samples(run, *_TEST_GLOSSES, "data.labels=fine")
+    return _first_and_last(work.network(run), untrained(run), files, work.seed, -1)
 
 
 def merging_glosses(work: Work) -> Found:
