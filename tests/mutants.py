@@ -5,12 +5,17 @@
 Prints each mutant that survives, and the share that was noticed. A mutant costs one fork, since torch is imported before, and
 nothing on the disk is changed: the mutated module is compiled from its changed syntax tree when it is first imported. Only
 those tests run that enter the function in which it is changed.
+
+Some changes alter nothing that a user could see, such as another size of a block. They are listed with the reason in
+``mutants.toml``, by the changed statement, or by the statement before if that holds for all of its changes; they are neither
+tried nor counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import importlib
 import importlib.util
 import json
@@ -20,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
@@ -33,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ncollapse"
 # By every child, if not here.
 IMPORTED_BEFORE = ("torch", "hypothesis", "scipy.stats", "scipy.optimize", "sklearn.datasets", "matplotlib.figure")
+ARGUED: dict[str, dict[str, str]] = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())
 # Types, and whether values are frozen, which keep hands off and change no number.
 DECLARED = {"annotation", "returns", "decorator_list"}
 ROOMS = ("statistics", "metrics", "depth", "surrogates", "records")
@@ -55,18 +62,30 @@ class Mutant:
     node: int
     choice: int
     line: int
+    before: str
+    """The statement's first line."""
+    after: str
 
-    def tree(self) -> tuple[ast.Module, str, str]:
-        """Return the changed syntax tree, and the first line of the node before and after."""
+    def tree(self) -> ast.Module:
+        """Return the changed syntax tree."""
         tree = ast.parse(self.file.read_text())
         node = list(places(tree))[self.node]
-        before = ast.unparse(node).partition("\n")[0]
         setattr(node, *list(changed(node))[self.choice])
-        return ast.fix_missing_locations(tree), before, ast.unparse(node).partition("\n")[0]
+        return ast.fix_missing_locations(tree)
+
+    @property
+    def key(self) -> str:
+        """The changed statement, or both where others look the same once they are changed."""
+        return f"{self.before}  ->  {self.after}" if self.after in {"None", "return None"} else self.after
+
+    @property
+    def argued(self) -> bool:
+        """Whether a reason is given why no test could notice."""
+        reasons = ARGUED.get(str(self.file.relative_to(SOURCE)), {})
+        return self.before in reasons or self.key in reasons
 
     def __str__(self) -> str:
-        _, before, after = self.tree()
-        return f"{self.file.relative_to(SOURCE)}:{self.line}: {before}  ->  {after}"
+        return f"{self.file.relative_to(SOURCE)}:{self.line}: {self.before}  ->  {self.after}"
 
 
 def changed(node: ast.AST) -> Iterator[tuple[str, Any]]:
@@ -101,13 +120,32 @@ def places(tree: ast.AST) -> Iterator[ast.AST]:
                 yield from places(node)
 
 
+def statements(tree: ast.Module) -> dict[ast.AST, ast.stmt]:
+    """Return the innermost statement that each node is in."""
+    # Outer ones come first.
+    return {node: stmt for stmt in ast.walk(tree) if isinstance(stmt, ast.stmt) for node in ast.walk(stmt)}
+
+
+def first_line(statement: ast.stmt) -> str:
+    """Return a statement, or what stands before the colon."""
+    head = copy.copy(statement)
+    for field in {"body", "orelse", "finalbody", "handlers", "cases", "decorator_list"} & set(statement._fields):
+        setattr(head, field, [])
+    return ast.unparse(head).strip().partition("\n")[0]
+
+
 def mutants(file: Path) -> list[Mutant]:
     """List all mutants of a file."""
-    return [
-        Mutant(file, index, choice, getattr(node, "lineno", 0))
-        for index, node in enumerate(places(ast.parse(file.read_text())))
-        for choice, _ in enumerate(changed(node))
-    ]
+    tree = ast.parse(file.read_text())
+    inside, found = statements(tree), []
+    for index, node in enumerate(places(tree)):
+        for choice, (field, value) in enumerate(changed(node)):
+            before, former = first_line(inside[node]), getattr(node, field)
+            setattr(node, field, value)
+            after = first_line(inside[node])
+            setattr(node, field, former)
+            found.append(Mutant(file, index, choice, getattr(node, "lineno", 0), before, after))
+    return found
 
 
 class MutantLoader(SourceFileLoader):
@@ -125,7 +163,7 @@ class MutantFinder:
     def __init__(self, mutant: Mutant) -> None:
         self.name = ".".join(("ncollapse", *mutant.file.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
         self.loader = MutantLoader(self.name, str(mutant.file))
-        self.loader.tree, _, _ = mutant.tree()
+        self.loader.tree = mutant.tree()
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         return importlib.util.spec_from_file_location(name, self.loader.path, loader=self.loader) if name == self.name else None
@@ -229,20 +267,22 @@ def run_room(room: str, chosen: Callable[[list[Mutant]], list[Mutant]]) -> tuple
     """Try the chosen mutants of a room, tell what survives, and return how many were noticed and tried."""
     every = [mutant for file in sorted((SOURCE / room).rglob("*.py")) for mutant in mutants(file)]
     sample, begun, noticed = chosen(every), time.monotonic(), 0
-    tests = {test for mutant in sample for test in tests_of(mutant.file)}
+    tried = [mutant for mutant in sample if not mutant.argued]
+    tests = {test for mutant in tried for test in tests_of(mutant.file)}
     with tempfile.TemporaryDirectory() as folder:
         notes = Path(folder) / "entered.json"
         if not passes(None, sorted(tests), 3600, [Entered(notes)]):
             sys.exit(f"The tests of {room} fail without any mutant.")
         entered = json.loads(notes.read_text())
     seconds = time.monotonic() - begun
-    for mutant in sample:
+    for mutant in tried:
         survived = passes(mutant, chosen_tests(mutant, entered), 30 + 4 * seconds)
         noticed += not survived
         if survived:
             print(f"survived  {mutant}", flush=True)
-    print(f"{room}: {noticed} of {len(sample)} noticed, of {len(every)} possible", flush=True)
-    return noticed, len(sample)
+    argued = f"{len(sample) - len(tried)} argued in mutants.toml, " if len(sample) > len(tried) else ""
+    print(f"{room}: {noticed} of {len(tried)} noticed, {argued}of {len(every)} possible", flush=True)
+    return noticed, len(tried)
 
 
 def main() -> None:
