@@ -8,6 +8,8 @@ import pytest
 from safetensors.numpy import load, save
 
 from ncollapse.records import ReportError, read_run
+from ncollapse.records.run_directory import RunDirectory
+from ncollapse.records.run_files import Status
 from ncollapse.records.samples import EpochSamples, SampleHeader, Samples, read_samples, samples_content
 from run_files import write_run
 
@@ -41,6 +43,47 @@ def test_round_trip(tmp_path):
     assert samples_content(again) == content
     assert list(again.of_epochs(lambda epoch: epoch > 3).epochs) == [12]
     assert again.of_epochs(lambda epoch: epoch > 12) is None
+
+
+def test_a_resumed_run_keeps_the_samples_of_what_it_goes_on_from(tmp_path):
+    run = write_run(tmp_path / "run", layers=("a", "b"), epochs=(0, 2), flagged=False)
+    samples = Samples(HEADER).with_epoch(0, made(1)).with_epoch(2, made(2))
+    directory = RunDirectory(run)
+    directory.take_up()
+    directory.load(2)
+    directory.samples = samples
+    directory.save(Status("stopped", 2, 2))
+    assert (run / "samples.safetensors").read_bytes() == samples_content(samples)
+    for last, epochs in ((3, [0, 2]), (2, [0, 2]), (1, [0])):
+        found = RunDirectory(run)
+        found.load(last)
+        assert samples_content(found.samples) == samples_content(samples.of_epochs(lambda epoch, kept=epochs: epoch in kept))
+    # None of them is kept by a run that was trained anew.
+    found.load(-1)
+    assert found.samples is None
+
+
+def test_epochs_of_one_network_fit_together_whatever_is_drawn():
+    """A loader that draws gives other numbers of samples; a picture needs the same layers, classes and path."""
+    drawn = replace(HEADER, counts=(1, 2, 3), names=(), order=(2, 0, 1))
+    assert HEADER.fits(drawn)
+    assert drawn.fits(HEADER)
+    for other in ({"layers": ("a", "c")}, {"depths": (0, 2)}, {"classes": (0, 1, 3)}, {"path": ()}, {"classifier": None}):
+        assert not HEADER.fits(replace(drawn, **other))
+    assert (HEADER.width, drawn.width) == (3, 2)
+
+
+def test_a_file_that_would_grow_too_large_takes_no_more_epochs(monkeypatch):
+    one = made()
+    size = sum(part.nbytes for part in vars(one).values())
+    twice = Samples(HEADER).with_epoch(0, one).with_epoch(1, one)
+    assert not twice.is_full
+    for most, is_full in ((2 * size, True), (2 * size + 1, False)):
+        monkeypatch.setattr("ncollapse.records.samples.FULL_BYTES", most)
+        assert twice.is_full is is_full
+    for most, is_full in ((2, True), (3, False)):
+        monkeypatch.setattr("ncollapse.records.samples.FULL_EPOCHS", most)
+        assert twice.is_full is is_full
 
 
 def spoiled(change_header=None, change_tensors=None):
