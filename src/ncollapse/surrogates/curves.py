@@ -74,14 +74,13 @@ def _(problem: NearlyCollapsed, solution: Solution) -> Panels:
 @solution_panels.register
 def _(problem: models.DeepUFM, solution: Solution) -> Panels:
     """Return the largest singular value of the logits as all decays vary: it jumps to zero at the threshold."""
-    shares, curves = [0.5 + i / 200 for i in range(121)], {}
+    shares, curves, target = [0.5 + i / 200 for i in range(121)], {}, max(problem.counts) ** 0.5
     for depth in range(1, max(3, problem.num_layers) + 1):
-        # All decays alike, in units of those at which the threshold of this depth lies.
-        shallow = replace(problem, lambdas_w=(1.0,) * depth, lambda_h=1.0, bias="none")
-        edge = shallow.condition
-        unit = (edge.right / edge.left) ** (1 / (depth + 1))
-        values = [replace(shallow, lambdas_w=(share * unit,) * depth, lambda_h=share * unit) for share in shares]
-        curves[f"M = {depth}"] = shares, [float(at.singular_values.max()) / max(problem.counts) ** 0.5 for at in values]
+        # All decays alike, in units of those at which the largest singular value of this depth jumps.
+        unit = models.collapse_threshold(target, depth) ** (1 / (depth + 1)) / problem.num_samples
+        alike = [dict(lambdas_w=(share * unit,) * depth, lambda_h=share * unit) for share in shares]
+        values = [float(replace(problem, bias="none", **decays).singular_values.max()) for decays in alike]
+        curves[f"M = {depth}"] = shares, [value / target for value in values]
     title = "Singular value of the logits over that of the targets"
     return [LinePanel(title, "decay of every layer, in units of its threshold", curves, marks={"threshold": 1.0})]
 
