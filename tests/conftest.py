@@ -23,7 +23,7 @@ settings.load_profile("repeatable")
 # The files that take longest. They go first, or one process would begin one when the others have nothing left to do.
 LONGEST = [
     *("test_docs.py", "test_processes.py", "test_laws.py", "test_solve.py", "test_run.py", "test_training.py", "test_mufm.py"),
-    *("test_torchrun.py", "test_classifiers.py", "test_sweep.py", "test_hostile_directories.py", "test_ufm.py"),
+    *("test_torchrun.py", "test_classifiers.py", "test_sweep_runs.py", "test_hostile_directories.py", "test_ufm.py"),
     *("test_claims.py", "test_depth.py", "test_catalog.py", "test_main.py", "test_figures.py", "test_recorder.py"),
 ]
 
