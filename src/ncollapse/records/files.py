@@ -51,7 +51,7 @@ def staged(folder: Path, contents: Mapping[str, bytes]) -> Iterator[dict[str, Pa
     except BaseException as error:
         for path in temporary.values():
             with suppress(OSError):
-                path.unlink(missing_ok=True)
+                path.unlink()
         if not isinstance(error, OSError):
             raise
         # Not the words of the error, which may be those of a file that was to be kept meanwhile.
