@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, batch, nearest
-from ncollapse.statistics.batch import Workspace
+from ncollapse.statistics.batch import Workspace, check_labels
 
 
 @pytest.fixture
@@ -49,3 +49,11 @@ def test_decisions_block_by_block_are_those_of_all_samples_at_once(monkeypatch: 
     assert torch.equal(parts.counts, whole.counts)
     torch.testing.assert_close(parts.margin_sums, whole.margin_sums, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(parts.within_class, whole.within_class, rtol=1e-13, atol=1e-13)
+
+
+def test_labels_of_which_each_process_holds_a_part_are_refused() -> None:
+    labels = torch.tensor([0, 1])
+    # A stand-in for a DTensor, which no single process can make.
+    labels.full_tensor = labels.clone  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="labels must be whole on every process"):
+        check_labels(labels, 2, 2)

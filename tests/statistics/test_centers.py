@@ -108,6 +108,17 @@ def test_counts_of_the_whole_set_weigh_a_batch():
     assert torch.allclose(other.within_class, by_class, rtol=1e-12)
 
 
+def test_decisions_by_the_other_samples_are_counted_only_if_they_were_asked_for():
+    case = CASES["imbalanced"]
+    features, labels, centers, plain = prepared(case)
+    asked = ClassDecisions.from_batch(features, labels, centers, squares=True)
+    assert torch.equal(asked.left_out, asked.counts)
+    assert bool((asked.left_out_correct <= asked.ncc_correct).all())
+    assert asked.left_out_correct.any()
+    assert not plain.left_out.any()
+    assert not plain.left_out_correct.any()
+
+
 def test_without_a_classifier_its_sums_are_zero():
     case = CASES["balanced"]
     centers = centers_of(case.features, case.labels, 4)
@@ -261,12 +272,49 @@ def test_a_classifier_of_wrong_shapes_is_an_error(weight, bias, got):
         LinearClassifier.from_parameters(torch.zeros(weight), None if bias is None else torch.zeros(bias))
 
 
+class Sharded:
+    """A stand-in for a DTensor, which no single process can make."""
+
+    ndim, shape = 1, (3,)
+
+    def full_tensor(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_classifier_in_parts_is_refused(name):
+    parameters = {"weight": torch.ones(3, 4), "bias": torch.ones(3)} | {name: Sharded()}
+    with pytest.raises(TypeError, match=f"{name} must be whole on every process"):
+        LinearClassifier.from_parameters(**parameters)
+
+
+def test_rows_and_choices_of_some_classes():
+    classifier = LinearClassifier.from_parameters(torch.arange(12.0).view(3, 4), torch.arange(3.0))
+    chosen = classifier.select(torch.tensor([2, 0]))
+    assert chosen.weight.tolist() == [[8, 9, 10, 11], [0, 1, 2, 3]]
+    assert chosen.bias.tolist() == [2, 0]
+    assert classifier.choices(torch.ones(0, 4)).tolist() == []
+    counts = ClassifierChoices.from_batch(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 2, 2]), 3)
+    some = counts.select(torch.tensor([2, 0]))
+    assert some.counts.tolist() == [2, 1]
+    assert some.correct.tolist() == [1, 1]
+
+
+def test_means_of_more_classes_than_dimensions_span_the_whole_space():
+    case = CASES["balanced"]
+    assert not centers_of(case.features, case.labels, 4).spans_all
+    assert centers_of(case.features[:, :3], case.labels, 4).spans_all
+
+
 def test_moving_keeps_the_values():
     _, _, centers, decisions = prepared(CASES["imbalanced"])
     for value in (centers, decisions):
         moved = tensors_of(value.to("cpu"))
         assert all(torch.equal(tensor, moved[name]) for name, tensor in tensors_of(value).items())
         assert {tensor.device.type for tensor in tensors_of(value.to("meta")).values()} == {"meta"}
+    classifier = LinearClassifier.from_parameters(torch.ones(3, 4), torch.ones(3))
+    assert all(torch.equal(moved, tensor) for moved, tensor in zip(classifier.to("cpu"), classifier, strict=True))
+    assert {tensor.device.type for tensor in classifier.to("meta")} == {"meta"}
 
 
 def test_float32_features_far_from_the_origin_are_projected_as_exactly_as_float64_ones():

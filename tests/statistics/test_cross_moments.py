@@ -1,9 +1,12 @@
 """Cross moments against NumPy's centered products, far from the origin and in blocks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from cases import tensors_of
 from ncollapse.statistics import ClassScatter, CrossMoments
 
 
@@ -47,3 +50,18 @@ def test_layers_must_have_the_same_samples_and_sizes():
         CrossMoments.empty(2, 1).merge(CrossMoments.empty(3, 1))
     with pytest.raises(ValueError, match="at least 1, got 0 and 1"):
         CrossMoments.empty(0, 1)
+
+
+def test_moving_keeps_the_values():
+    moments = CrossMoments.from_batch(normal(0, 30, 4), normal(1, 30, 2))
+    moved = tensors_of(moments.to("cpu"))
+    assert all(torch.equal(tensor, moved[name]) for name, tensor in tensors_of(moments).items())
+    assert {tensor.device.type for tensor in tensors_of(moments.to("meta")).values()} == {"meta"}
+
+
+def test_the_means_of_no_samples_do_not_reach_merged_ones():
+    full = CrossMoments.from_batch(normal(0, 30, 4), normal(1, 30, 2))
+    empty = CrossMoments.empty(4, 2)
+    far = replace(empty, mean_x=empty.mean_x + 1e100, mean_y=empty.mean_y - 1e100)
+    for merged in (full.merge(far), far.merge(full)):
+        assert all(torch.equal(tensor, tensors_of(full)[name]) for name, tensor in tensors_of(merged).items())

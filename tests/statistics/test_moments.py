@@ -131,6 +131,19 @@ def test_merging_in_place_equals_merging_and_returns_the_owner():
         assert torch.allclose(tensors_of(total)[name], tensor, rtol=1e-13, atol=1e-14), name
 
 
+def test_far_from_the_origin_a_class_that_begins_with_one_sample_keeps_its_digits():
+    generator = torch.Generator().manual_seed(0)
+    features, labels = 1e9 + torch.randn(40, 3, generator=generator, dtype=torch.float64), torch.arange(40) % 4
+    running = ClassMoments.empty(5, 3)
+    # The last class never comes.
+    for rows in torch.tensor([0, 1, 2, 7, 17, 40]).unfold(0, 2, 1).tolist():
+        part = labels[slice(*rows)]
+        running.merge_groups_(features[slice(*rows)], LabelGroups.from_labels(part, 5, running.counts))
+    expected = ClassMoments.from_batch(features - 1e9, labels, 5)
+    assert torch.allclose(running.scatter_traces, expected.scatter_traces, rtol=1e-6)
+    assert running.means[4].tolist() == [0, 0, 0]
+
+
 def test_merging_makes_a_new_value():
     case = CASES["balanced"]
     a = moments_of(case)
@@ -260,3 +273,21 @@ def test_means_that_differ_by_the_rounding_of_their_sums_coincide():
     means = torch.tensor([[1.0, 2.0], [1.0 + 5e-14, 2.0], [1.0 + 3e-13, 2.0]], dtype=torch.float64)
     # Up to 1e-13 of the largest norm, √5.
     assert first_of_coincident(ClassMoments.from_batch(means, torch.arange(3), 3)).tolist() == [0, 0, 2]
+
+
+def test_the_mean_of_a_class_without_samples_does_not_reach_a_merged_one():
+    full = moments_of(CASES["imbalanced"])
+    empty = ClassMoments(
+        torch.zeros_like(full.counts), torch.full_like(full.means, 1e100), torch.zeros_like(full.scatter_traces)
+    )
+    for merged in (full.merge(empty), empty.merge(full)):
+        assert all(torch.equal(tensor, tensors_of(full)[name]) for name, tensor in tensors_of(merged).items())
+
+
+def test_distances_at_the_end_of_the_range_of_float64_tell_no_means_apart():
+    # Their squares have lost digits: 1e-155 squared is 1e-310, below the least normal number.
+    means = torch.tensor([[1e-155, 0.0], [2e-155, 0.0], [1.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
+    one = torch.ones(2, dtype=torch.int64)
+    near, apart = (ClassMoments(one, rows, torch.zeros(2, dtype=torch.float64)) for rows in means.split(2))
+    assert first_of_coincident(near).tolist() == [0, 0]
+    assert first_of_coincident(apart).tolist() == [0, 1]

@@ -80,3 +80,9 @@ def test_streams_merge_their_parts():
     merged, whole = streams[0].compute(), measure_features(features, Y, num_classes=5, metrics=["pfc1.population"])
     # The trace does not depend on the parts, its error does.
     assert merged.value("pfc1.population") == pytest.approx(whole.value("pfc1.population"), rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (6, 3), (5, 2)])
+def test_parts_of_other_shapes_do_not_merge(shape):
+    with pytest.raises(ValueError, match=r"must have the same \(K, d\), got \(20, 3\) and"):
+        ClassParts.empty(5, 3).merge(ClassParts.empty(*shape))

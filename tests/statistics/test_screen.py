@@ -109,9 +109,10 @@ def test_the_bound_holds(seed, dim, scale):
     assert bool(((scores - exact).abs() <= bound)[finite].all())
 
 
-@pytest.mark.parametrize("dim", [1, 4096])
+@pytest.mark.parametrize("dim", [1, 4096, 200_000])
 def test_the_bound_is_at_least_the_proven_one(dim):
     weight = normal(torch.Generator().manual_seed(0), 33, dim)
+    # One bias is 0.
     bias = torch.linspace(-1, 1, 33, dtype=torch.float64)
     found = Screen.of(weight, bias)
     unit = float(weight[0, 0] / found.weight[0, 0].double())
@@ -119,6 +120,11 @@ def test_the_bound_is_at_least_the_proven_one(dim):
     proven = (dim + 4) * 2.0**-24 / (1 - (dim + 4) * 2.0**-24)
     assert bool((found.norms.double() >= proven * weight.norm(dim=1) / unit).all())
     assert bool((found.slack.double() >= proven * bias.abs() / unit).all())
+    # What may be flushed to zero: a component of each of two factors, for each product.
+    assert bool((found.slack.double() >= 2 * dim * torch.finfo(torch.float32).tiny).all())
+    # And not much above, or float64 would decide what float32 can: 16 more roundings for good measure, and a part in a hundred.
+    most = 1.02 * (dim + 16) * 2.0**-24 / (1 - (dim + 16) * 2.0**-24)
+    assert bool((found.norms.double() <= most * weight.norm(dim=1) / unit).all())
 
 
 def test_most_samples_are_decided_in_float32_and_those_on_a_boundary_are_not():
@@ -171,6 +177,23 @@ def test_few_classes_and_products_of_less_precision_are_not_screened():
     finally:
         torch.set_float32_matmul_precision(before)
     assert Screen.of(weight, bias) is not None
+
+
+def test_a_device_whose_products_are_not_known_is_not_screened():
+    weight = torch.eye(40, dtype=torch.float64, device="meta")
+    assert Screen.of(weight, weight[0]) is None
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="torch 2.9 has a precision for each backend")
+def test_the_precision_of_products_on_this_device_counts_and_not_that_on_another():
+    weight, bias = torch.eye(40, dtype=torch.float64), torch.zeros(40, dtype=torch.float64)
+    for backend, precision, screened in ((torch.backends.mkldnn, "bf16", False), (torch.backends.cuda, "tf32", True)):
+        before = backend.matmul.fp32_precision
+        try:
+            backend.matmul.fp32_precision = precision
+            assert (Screen.of(weight, bias) is not None) is screened
+        finally:
+            backend.matmul.fp32_precision = before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -43,7 +43,9 @@ def test_a_range_without_classes_is_named():
 
 def test_labels_are_renumbered_among_the_selected_classes():
     selection = ClassSelection(torch.tensor([1, 3]), num_labels=5)
-    labels = torch.tensor([3, 1, 0, 4, -1, 7, 1])
-    assert selection.renumber(labels).tolist() == [1, 0, -1, -1, -1, -1, 0]
-    assert selection.rows(labels).tolist() == [0, 1, 6]
+    labels = torch.tensor([3, 1, 0, 4, -1, 5, 7, 1])
+    assert selection.renumber(labels).tolist() == [1, 0, -1, -1, -1, -1, -1, 0]
+    assert selection.rows(labels).tolist() == [0, 1, 7]
     assert selection.rows(torch.tensor([1, 3, 3])) is None
+    with_first = ClassSelection(torch.tensor([0, 3]), num_labels=5)
+    assert with_first.renumber(labels).tolist() == [1, -1, 0, -1, -1, -1, -1, -1]

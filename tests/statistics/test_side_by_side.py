@@ -21,12 +21,12 @@ def alone(name, batches=BATCHES):
     return moments
 
 
-def added(replaced=None):
+def added(replaced=None, names=("c",)):
     moments = {name: ClassMoments.empty(K, features.shape[1]) for name, features in LAYERS.items()}
     running, workspace = RunningMoments(), Workspace()
     for index, rows in enumerate(BATCHES):
         if index == replaced:
-            moments["c"] = ClassMoments(*(part.clone() for part in vars(moments["c"]).values()))
+            moments |= {name: ClassMoments(*(part.clone() for part in vars(moments[name]).values())) for name in names}
         groups = LabelGroups.from_labels(LABELS[rows], K, moments["a"].counts.clone())
         running.add_(moments, {name: features[rows] for name, features in LAYERS.items()}, groups, workspace)
     return moments
@@ -40,8 +40,9 @@ def test_each_layer_has_the_bits_that_it_has_alone():
     assert all(same(value, alone(name)) for name, value in added().items())
 
 
-def test_moments_that_were_replaced_count_on():
-    assert all(same(value, alone(name)) for name, value in added(replaced=2).items())
+@pytest.mark.parametrize("names", ["c", "abcd"])
+def test_moments_that_were_replaced_count_on(names):
+    assert all(same(value, alone(name)) for name, value in added(replaced=2, names=names).items())
 
 
 def test_a_layer_can_be_added_to_alone_in_between():
@@ -77,6 +78,16 @@ def test_centers_of_stacked_layers_are_those_of_each():
         assert torch.allclose(own.separations, expected.separations, rtol=1e-12)
         assert torch.equal(own.first, expected.first)
         assert own.basis.untyped_storage().nbytes() == own.basis.nbytes
+
+
+def test_stacked_layers_of_few_dimensions_are_not_projected():
+    moments = {name: ClassMoments.from_batch(LAYERS[name][:, :3], LABELS, K) for name in ("a", "c")}
+    (stack,) = stacked_moments(moments).values()
+    whole = ClassCenters.in_basis(stack, ClassCenters.basis_of(stack))
+    for index, value in enumerate(moments.values()):
+        own = whole.of_layer(index, value)
+        assert own.spans_all
+        assert torch.allclose(own.coordinates, ClassCenters.from_moments(value).coordinates, rtol=1e-13)
 
 
 @pytest.mark.parametrize("weights", ["class", "sample"])

@@ -90,7 +90,7 @@ def _margins_of(
 ) -> tuple[Tensor, Tensor]:
     """Compute the margins of single pairs of a sample and a center from explicit differences, and their rounding."""
     parts = [residual.new_zeros(2, 0)]
-    for some in torch.arange(len(rows), device=rows.device).split(max(1, _BLOCK // residual.shape[1])):
+    for some in _blocks_of_pairs(len(rows), residual):
         own, left = labels[rows[some]], residual[rows[some]]
         step = centers.coordinates[own].sub_(centers.coordinates[classes[some]])
         separations = step.square().sum(dim=1)
@@ -150,4 +150,15 @@ def _separations_from(centers: ClassCenters, labels: Tensor) -> Tensor:
         known = centers.all_separations if centers.separations is None else centers.separations
         return known.index_select(0, labels)
     own, norms = centers.coordinates[labels], centers.coordinates.square().sum(dim=1)
-    return torch.clamp(norms[labels].unsqueeze(1) + norms - 2 * own @ centers.coordinates.T, min=0)
+    both = norms[labels].unsqueeze(1) + norms
+    found = both - 2 * own @ centers.coordinates.T
+    # Between near means the two terms cancel: what has lost more than a digit is computed again from their difference.
+    rows, others = (16 * found < both).nonzero().unbind(1)
+    for some in _blocks_of_pairs(len(rows), own):
+        found[rows[some], others[some]] = (own[rows[some]] - centers.coordinates[others[some]]).square().sum(dim=1)
+    return found
+
+
+def _blocks_of_pairs(number: int, coordinates: Tensor) -> tuple[Tensor, ...]:
+    """Cut the indices of pairs of rows, so that a block of their differences stays in a cache."""
+    return torch.arange(number, device=coordinates.device).split(max(1, _BLOCK // coordinates.shape[1]))
