@@ -20,6 +20,8 @@ Bias = Literal["none", "free", "regularized"]
 _CURVATURE = {"mse": 1.0, "cross_entropy": 0.5}
 # A sum of numbers that sum to at most one in absolute value is zero below this.
 _EXACT = 1e-15
+# Added to curvatures of the cross-entropy, which may vanish.
+_FLAT = 1e-12
 
 
 def soft_threshold(matrix: Tensor, level: float, rank: int | None = None) -> Tensor:
@@ -178,16 +180,20 @@ class NuclearProgram:
 def best_bias(loss: LossName, logits: Tensor, labels: Tensor, shares: Tensor, start: Tensor) -> Tensor:
     r"""Find the free bias that minimizes the loss of given logits, so that :math:`\Gamma^T 1 = 0`, by Newton's method."""
     bias, identity = start, torch.eye(logits.shape[1], dtype=torch.float64)
-    for _ in range(20):
-        slope = loss_gradient(loss, logits + bias, labels, shares).sum(dim=0)
-        if float(slope.abs().max()) <= _EXACT:
+    for _ in range(50):
+        move = loss_gradient(loss, logits + bias, labels, shares).sum(dim=0)
+        if float(move.abs().max()) <= _EXACT:
             break
-        curvature = identity
         if loss == "cross_entropy":
             outputs = torch.softmax(logits + bias, dim=1)
-            # The direction of the common shift, flat and never moved along, gets curvature 1/K.
+            # The direction of the common shift, flat and never moved along, gets curvature 1/K. Others may be nearly flat.
             curvature = torch.diag(shares @ outputs) - outputs.T @ (shares.unsqueeze(1) * outputs) + 1 / len(identity)
-        bias = bias - torch.linalg.solve(curvature, slope)
+            move = torch.linalg.solve(curvature + _FLAT * identity, move)
+        # Far from the minimum a step of Newton's method may overshoot.
+        highest = loss_value(loss, logits + bias, labels, shares) * (1 + 1e-14)
+        while loss_value(loss, logits + bias - move, labels, shares) > highest:
+            move = move / 2
+        bias = bias - move
     return bias
 
 
