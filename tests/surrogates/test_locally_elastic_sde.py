@@ -5,11 +5,16 @@ import math
 import pytest
 import torch
 
-from ncollapse.surrogates import LocallyElasticSDE, estimate_integrals, pairwise_separability, smooth_rate, tail_index
+from ncollapse.surrogates import LocallyElasticSDE, SDEPath, estimate_integrals, pairwise_separability, smooth_rate, tail_index
 
 
 def normal(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def simulated(times=(0.0, 1.0), counts=(1, 1), noise=0.1):
+    sde = LocallyElasticSDE(2, kind="I", alpha=1.0, beta=0.0)
+    return sde.simulate(torch.zeros(2, 2), torch.as_tensor(times), counts=counts, noise=noise)
 
 
 def eigenvalues(matrix):
@@ -142,6 +147,101 @@ def test_the_end_of_a_path_as_a_solution():
     assert 0 < solution.metrics(["pfc1"])["pfc1"] < 0.1
 
 
+@pytest.mark.parametrize(("model", "dim"), [("I", 2), ("L", 3)])
+def test_the_simulation_is_the_euler_maruyama_method(model, dim):
+    sde = LocallyElasticSDE(3, kind=model, alpha=lambda t: 0.5 * t, beta=lambda t: -0.2 / t, start_time=1.0)
+    initial, times = normal(6, 3, dim), torch.tensor([1.0, 1.5, 1.7, 2.7], dtype=torch.float64)
+    path = sde.simulate(initial, times, counts=(4,) * 3, noise=0.7)
+    generator = torch.Generator().manual_seed(0)
+    means, samples, losses = initial, initial.unsqueeze(1).expand(3, 4, dim), []
+    for step in range(4):
+        if model == "L":
+            labels = torch.arange(3).repeat_interleave(4)
+            losses.append(float(torch.nn.functional.cross_entropy(samples.flatten(0, 1), labels)))
+        assert torch.allclose(path.means[step], means, atol=1e-13)
+        if step < 3:
+            length = float(times[step + 1] - times[step])
+            move = length * (sde.drift(float(times[step]), dim) @ means.flatten()).reshape(3, dim)
+            noise = torch.randn(3, 4, dim, generator=generator, dtype=torch.float64)
+            means, samples = means + move, samples + move.unsqueeze(1) + 0.7 * math.sqrt(length) * noise
+    assert torch.allclose(path.samples, samples, atol=1e-13)
+    assert path.losses == (pytest.approx(losses, rel=1e-12) if model == "L" else ())
+    assert torch.equal(path.times, times)
+
+
+def test_separability_counts_samples_nearer_to_their_own_mean():
+    means, samples = normal(7, 1, 4, 2) + 5, normal(8, 4, 30, 2) + 5
+    path = SDEPath(torch.tensor([0.0]), torch.cat([0 * means, means]), samples, ())
+    nearer = []
+    for own in range(4):
+        for other in range(4):
+            if other != own:
+                gaps = [torch.linalg.norm(samples[own] - means[0, k], dim=1) for k in (own, other)]
+                nearer.append(float((gaps[0] < gaps[1]).double().mean()))
+    assert pairwise_separability(path) == pytest.approx(sum(nearer) / 12, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "kind", "rate", "text"),
+    [
+        (3, "L", 0.8 + 0.4 / 2, "K/2 < t max(α - β, α + β/(K-1)) at the end"),
+        (3, "I", 0.4, "K/2 < t (α - β) at the end"),
+        (2, "L", 0.4, "K/2 < t (α - β) at the end"),
+    ],
+)
+def test_the_condition_of_separation_is_told(num_classes, kind, rate, text):
+    sde = LocallyElasticSDE(num_classes, kind=kind, alpha=0.8, beta=0.4, start_time=1.0)
+    start, counts = torch.eye(num_classes, dtype=torch.float64), (2,) * num_classes
+    solution = sde.solution(sde.simulate(start, torch.tensor([1.0, 3.0]), counts=counts, noise=0.0))
+    condition = solution.certificate.inequality
+    assert (condition.text, condition.left, condition.right) == (text, num_classes / 2, pytest.approx(3 * rate))
+    assert f"the loss is {solution.value:.3g} above its infimum" in solution.status
+    assert solution.source == f"{kind}-model up to t = 3, 1 steps"
+    assert solution.labels.tolist() == [k for k in range(num_classes) for _ in range(2)]
+
+
+def test_integrals_of_rates_that_change():
+    sde = LocallyElasticSDE(3, kind="L", alpha=lambda t: 2 * t, beta=lambda t: -1 / t, start_time=1.0)
+    grown = sde.growth(2.0)
+    assert (grown.alpha, grown.beta) == pytest.approx((3, -math.log(2)), rel=1e-11)
+    # ∫ β e^((A + B/2)/3) / 3 by the trapezoidal rule.
+    t = torch.linspace(1, 2, 20_001, dtype=torch.float64)
+    inside = -1 / t * torch.exp((t**2 - 1 - t.log() / 2) / 3) / 3
+    assert grown.cross == pytest.approx(float(torch.trapezoid(inside, t)), rel=1e-8)
+    assert sde.growth(1.0) == sde.growth(0.5) == (0, 0, 0)
+
+
+def test_estimates_average_over_coordinates():
+    """The I-model in two dimensions, three classes: rates that do not vanish, from exact means."""
+    sde = LocallyElasticSDE(3, kind="I", alpha=0.4, beta=-0.1)
+    times = torch.linspace(0, 3, 7, dtype=torch.float64)
+    found = estimate_integrals(torch.stack([sde.class_means(normal(3, 3, 2), float(t)) for t in times]), kind="I")
+    assert torch.allclose(found.alpha, 0.4 * times, atol=1e-10)
+    assert torch.allclose(found.beta, -0.1 * times, atol=1e-10)
+
+
+def test_a_rate_is_the_slope_of_a_local_parabola():
+    times = 0.2 * torch.arange(30, dtype=torch.float64)
+    assert torch.allclose(smooth_rate(times**2, 0.2, window=5), 2 * times, atol=1e-10)
+    # Over the whole window one parabola is fitted: not so good for a cubic.
+    rough = smooth_rate(times[:29] ** 3, 0.2, window=29)
+    design = torch.stack([torch.ones(29), times[:29], times[:29] ** 2], dim=1).double()
+    _, slope, bend = torch.linalg.lstsq(design, times[:29] ** 3).solution
+    assert torch.allclose(rough, slope + 2 * bend * times[:29], atol=1e-9)
+    assert torch.allclose(smooth_rate(times[:5] ** 3, 0.2, window=5, order=3), 3 * times[:5] ** 2, atol=1e-9)
+    for window, order in ((4, 2), (31, 2), (3, 3)):
+        with pytest.raises(ValueError, match=rf"an odd window above {order} and up to 30 entries, got {window}\."):
+            smooth_rate(times, window=window, order=order)
+
+
+def test_the_tail_index_is_of_the_last_entries():
+    times = torch.arange(2, 2002, dtype=torch.float64)
+    integral = times**0.7
+    integral[:1000] = 5.0
+    assert tail_index(-integral, times) == pytest.approx(0.3, abs=1e-12)
+    assert tail_index(integral, times, last=1001) != pytest.approx(0.3, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -160,6 +260,18 @@ def test_the_end_of_a_path_as_a_solution():
             ),
             r"rising times from 0\.0 on",
         ),
+        (lambda: simulated(torch.tensor([0.0, 1.0, 1.0])), r"rising times from 0\.0 on"),
+        (lambda: simulated(torch.tensor([0.0])), r"rising times from 0\.0 on"),
+        (lambda: simulated(noise=-0.1), r"needs noise of 0 or more .* got -0\.1"),
+        (lambda: simulated(noise=math.nan), r"needs noise of 0 or more .* got nan"),
+        (lambda: simulated(counts=(0, 0)), r"counts must be positive integers"),
+        (lambda: simulated(counts=(2, 1)), r"simulate needs balanced classes"),
+        (
+            lambda: LocallyElasticSDE(3, kind="I", alpha=1.0, beta=0.0).class_means(torch.zeros(2, 3), 1.0),
+            r"of shape \(3, p\), got \(2, 3\)\.",
+        ),
+        (lambda: estimate_integrals(torch.zeros(5, 3), kind="I"), r"means of shape \(T, K, p\), p = K for 'L', got \(5, 3\)"),
+        (lambda: estimate_integrals(torch.zeros(5, 3, 3), kind="M"), r"got \(5, 3, 3\), 'M'\."),
         (
             lambda: LocallyElasticSDE(2, kind="I", alpha=1.0, beta=0.0).simulate(
                 torch.zeros(2, 2), torch.tensor([0.0, 2.0]), counts=(1, 1, 1), noise=0.1

@@ -49,7 +49,7 @@ class SDEPath:
 class PathEnd(Solution):
     """The end of a simulated path, which need not be a minimum."""
 
-    path: SDEPath = field(kw_only=True, repr=False)
+    path: SDEPath = field(kw_only=True)
 
     def _verdict(self) -> str:
         return "Simulated"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -24,8 +24,8 @@ class FlowEnd(Solution):
         path: The point at each time. The history holds the objectives.
     """
 
-    times: tuple[float, ...] = field(repr=False, default=())
-    path: tuple[Variables, ...] = field(repr=False, default=())
+    times: tuple[float, ...] = ()
+    path: tuple[Variables, ...] = ()
 
     def _verdict(self) -> str:
         return "End of a flow"

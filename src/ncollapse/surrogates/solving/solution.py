@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -89,7 +89,7 @@ class Solution:
     labels: Tensor
     certificate: Certificate
     converged: bool
-    history: tuple[float, ...] = field(repr=False)
+    history: tuple[float, ...]
     source: str
     criterion: Literal["gradient", "gap"] = "gradient"
 
