@@ -84,6 +84,12 @@ def test_ends_are_those_of_the_epochs_asked_for(tmp_path, unit, order, among):
     assert {row.epoch for row in whole} == {scale * epoch for epoch in order}
 
 
+def test_ends_of_lines_that_another_program_wrote(tmp_path):
+    rows = long_table((0, 1), 3)
+    for content in (rows_text(rows).replace(b"\n", b"\r\n"), rows_text(rows).replace(b"stem", b'"stem"')):
+        assert read_rows(tmp_path, read=reading(content)) == tuple(rows)
+
+
 def test_without_a_common_epoch_all_is_read(tmp_path):
     rows = tuple(long_table((1, 2), 3))
     assert read_rows(tmp_path, "ends", (7,), reading(rows_text(rows))) == rows

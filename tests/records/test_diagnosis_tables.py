@@ -10,7 +10,7 @@ from ncollapse.records.rows import CLASS_COLUMNS, PAIR_COLUMNS, ClassFinding, Di
 
 
 def diagnosis(decided="test", judged="train"):
-    """Two classes and one pair at the second of two layers."""
+    """Two classes and one pair at the last of three layers."""
     classes = (
         ClassFinding(3, "cat", 10, "many", 0.25, 5, 0.5, 0.125, 1.0, 0.75),
         ClassFinding(5, "dog", 20, "few", 0.5, 3, 0.5, 0.0625, 0.9, 0.8),
@@ -21,8 +21,8 @@ def diagnosis(decided="test", judged="train"):
         for depth, (layer, value) in enumerate(zip(("stem", "head"), values, strict=True))
     ]
     return DiagnosisRecord(
-        layers=("stem", "head"), dims=(4, 4), notes={}, rows=tuple(rows), accuracy={}, decided=decided, judged=judged,
-        num_samples={}, effective_depth=None, names={3: "cat", 5: "dog"}, classes=classes, groups=(),
+        layers=("stem", "body", "head"), dims=(4, 4, 4), notes={}, rows=tuple(rows), accuracy={}, decided=decided,
+        judged=judged, num_samples={}, effective_depth=None, names={3: "cat", 5: "dog"}, classes=classes, groups=(),
         pairs=(PairFinding(3, 5, 2.0, 0.1, 0.05),), merged=(), distances=(), cka=(), strangers=(), tasks=(), chosen="",
     )  # fmt: skip
 

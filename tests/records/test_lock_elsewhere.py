@@ -219,6 +219,47 @@ def test_a_folder_that_is_moved_stays_locked_and_keeps_its_file(tmp_path, monkey
         pass
 
 
+def test_a_file_that_is_removed_while_it_is_taken_is_no_lock(tmp_path, monkeypatch):
+    """Another process ends between the opening and the locking: who then held the removed file would not hold the folder."""
+    real, calls = lock._locked, []
+
+    def removed_at_first(descriptor, **options):
+        calls.append(descriptor)
+        if len(calls) == 1:
+            (tmp_path / ".lock").unlink()
+        return real(descriptor, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lock, "_locked", removed_at_first)
+        held = Lock(tmp_path).__enter__()
+    assert living_holder(tmp_path).pid == os.getpid()
+    held.__exit__(None, None, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_readers_do_not_take_each_other_for_a_writer(tmp_path):
+    """A free lock has no holder, even if the process that its record names is there."""
+    (tmp_path / ".lock").write_text(json.dumps(vars(Holder.here())))
+    assert living_holder(tmp_path) is None
+    with (tmp_path / ".lock").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert living_holder(tmp_path) is None
+        assert state_of(tmp_path, "running") == "dead"
+
+
+def test_a_long_record_is_written_over(tmp_path):
+    (tmp_path / ".lock").write_text("x" * 4000)
+    with Lock(tmp_path):
+        assert living_holder(tmp_path).pid == os.getpid()
+
+
+def test_an_empty_folder_that_was_there_stays(tmp_path):
+    (tmp_path / "a").mkdir()
+    with Lock(tmp_path / "a"):
+        pass
+    assert (tmp_path / "a").is_dir()
+
+
 def test_a_lock_file_that_somebody_removed(tmp_path):
     with Lock(tmp_path):
         (tmp_path / ".lock").unlink()

@@ -147,6 +147,10 @@ def test_a_run_goes_on_from_an_earlier_epoch(run):
     assert [record.epoch for record in found.history] == [1]
     assert [row.epoch for row in found.rows] == [0, 0, 1, 1]
     assert [record.epoch for record in found.depth] == [record.epoch for record in found.objective] == [0, 1]
+    run.rows.append(Row(None, None, "train", 0, "stem", "pfc1", 0.5, None, ()))
+    save(run, 2)
+    found.load(last_epoch=1)
+    assert [row.epoch for row in found.rows] == [0, 0, 1, 1]
     found.load(last_epoch=15, unit="step")
     assert [row.step for row in found.rows] == [0, 0, 10, 10]
 
@@ -262,6 +266,24 @@ def test_how_a_run_has_ended_is_noted_beside_its_last_save(run):
     measure(run, 3)
     save(run, 3)
     assert [item.name for item in verify(run.path)[0].earlier] == ["previous/2"]
+
+
+def test_a_run_that_is_to_replace_another_does_not_speak_for_it(run):
+    """Until its first save the files are those of the other."""
+    before = contents(run.path)
+    later = again(run)
+    later.create(ENTRIES, overwrite=True)
+    later.mark("failed", "full disk")
+    assert contents(run.path) == before
+    # A status that was deleted is not made up.
+    (run.path / "status.json").unlink()
+    run.mark("failed", "full disk")
+    assert not (run.path / "status.json").exists()
+
+
+def test_there_is_nothing_to_take_up_in_an_empty_folder(tmp_path):
+    assert RunDirectory(tmp_path).take_up() is False
+    assert RunDirectory(tmp_path).is_whole() is True
 
 
 def test_nothing_is_noted_where_nothing_was_saved(tmp_path):

@@ -46,7 +46,7 @@ def test_layers_are_those_of_the_last_epoch_on_the_split_by_depth(run):
     measured = rows(
         (9, "train", 2, "head"), (9, "train", 0, "stem"), (9, "train", 1, "pool"), (9, "test", 3, "x"), (0, "train", 4, "y")
     )  # fmt: skip
-    found = replace(run, rows=measured, records=records(0, 9))
+    found = replace(run, rows=(*rows((4, "train", 0, "z")), *measured), records=records(0, 4, 9))
     assert (found.layers, found.measured_layers, found.depths) == (("stem", "head"), ("stem", "pool", "head"), (0, 2))
     assert found.over_depth("pfc1") == [0.5, 0.5]
     assert found.has_depth is False
@@ -76,11 +76,11 @@ def test_an_error_that_is_one_minus_pfc3_meets_a_threshold_as_a_fraction_does(ru
 
 
 def test_results_over_depth_are_found_by_position_and_epoch(run):
-    errors = [{"index": PredictionError({"pfc1": e}, {"pfc1": 2 * e}, {"pfc2": 3 * e})} for e in (0.1, 0.2)]
+    errors = [{"index": PredictionError({"pfc1": e}, {"pfc1": 2 * e}, {"pfc2": 3 * e})} for e in (0.1, 0.3, 0.2)]
     found = replace(
         run,
-        rows=rows((0, "train", 0, "stem"), (2, "train", 0, "stem")),
-        records={epoch: records(epoch, prediction_error=error)[epoch] for epoch, error in zip((0, 2), errors, strict=True)},
+        rows=rows((0, "train", 0, "stem"), (1, "train", 0, "stem"), (2, "train", 0, "stem")),
+        records={epoch: records(epoch, prediction_error=error)[epoch] for epoch, error in zip((0, 1, 2), errors, strict=True)},
     )
     assert found.prediction_errors("pfc1", "index") == (0.2, 0.4)
     assert found.prediction_errors("pfc1", "index", 0) == (0.1, 0.2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from ncollapse.records import ReportError, read_run
+from ncollapse.records import ReportError, read_run, samples
 from ncollapse.records.run_directory import RunDirectory
 from ncollapse.records.run_files import Status
 from ncollapse.records.samples import EpochSamples, SampleHeader, Samples, read_samples, samples_content
@@ -34,12 +34,12 @@ def written(folder, content):
 
 
 def test_round_trip(tmp_path):
-    samples = Samples(HEADER).with_epoch(12, made(1)).with_epoch(3, made(2, n=4))
-    content = samples_content(samples)
+    kept = Samples(HEADER).with_epoch(12, made(1)).with_epoch(3, made(2, n=4))
+    content = samples_content(kept)
     again = read_samples(written(tmp_path, content))
     assert again.header == HEADER
     assert list(again.epochs) == [3, 12]
-    assert np.array_equal(again.epochs[3].points, samples.epochs[3].points)
+    assert np.array_equal(again.epochs[3].points, kept.epochs[3].points)
     assert samples_content(again) == content
     assert list(again.of_epochs(lambda epoch: epoch > 3).epochs) == [12]
     assert again.of_epochs(lambda epoch: epoch > 12) is None
@@ -47,17 +47,17 @@ def test_round_trip(tmp_path):
 
 def test_a_resumed_run_keeps_the_samples_of_what_it_goes_on_from(tmp_path):
     run = write_run(tmp_path / "run", layers=("a", "b"), epochs=(0, 2), flagged=False)
-    samples = Samples(HEADER).with_epoch(0, made(1)).with_epoch(2, made(2))
+    both = Samples(HEADER).with_epoch(0, made(1)).with_epoch(2, made(2))
     directory = RunDirectory(run)
     directory.take_up()
     directory.load(2)
-    directory.samples = samples
+    directory.samples = both
     directory.save(Status("stopped", 2, 2))
-    assert (run / "samples.safetensors").read_bytes() == samples_content(samples)
+    assert (run / "samples.safetensors").read_bytes() == samples_content(both)
     for last, epochs in ((3, [0, 2]), (2, [0, 2]), (1, [0])):
         found = RunDirectory(run)
         found.load(last)
-        assert samples_content(found.samples) == samples_content(samples.of_epochs(lambda epoch, kept=epochs: epoch in kept))
+        assert samples_content(found.samples) == samples_content(both.of_epochs(lambda epoch, kept=epochs: epoch in kept))
     # None of them is kept by a run that was trained anew.
     found.load(-1)
     assert found.samples is None
@@ -101,7 +101,7 @@ def spoiled(change_header=None, change_tensors=None):
     [
         (b"no such file", "needed the samples of a run"),
         (save({"x": np.zeros(3)}), "needed the samples of a run"),
-        (spoiled(lambda h: h.update(format=9)), "needed format 1, found .*Update"),
+        (spoiled(lambda h: h.update(format=9)), r"needed format 1, found .{20}\. Update"),
         (spoiled(lambda h: h.update(layers=3)), "layers"),
         (spoiled(lambda h: h.update(names=["x"])), "do not fit together"),
         (spoiled(lambda h: h.update(order=[0, 0, 1])), "do not fit together"),
@@ -123,7 +123,10 @@ def spoiled(change_header=None, change_tensors=None):
         (spoiled(None, lambda t: t.update({"0.more": np.zeros(1)})), "has other parts"),
         (spoiled(None, lambda t: t.update({"x.points": np.zeros(1)})), "belongs to no epoch"),
         (spoiled(None, lambda t: t.update({"00.points": t.pop("0.points")})), r"'00\.points' belongs to no epoch"),
-        (spoiled(None, lambda t: t.update({"9" * 5000: np.zeros(1)})), "belongs to no epoch"),
+        (spoiled(None, lambda t: t.update({"9" * 5000: np.zeros(1)})), r"'9{40}' belongs to no epoch"),
+        (spoiled(None, lambda t: t.pop("0.labels")), r"0\.labels needs int64 of \(0,\), got nothing"),
+        (spoiled(None, lambda t: t["0.means"][1].fill(np.nan)), "has a coordinate that is infinite or none"),
+        ((1 << 23).to_bytes(8, "little") + b"{}", "found another file or a damaged one"),
         (spoiled(None, lambda t: t.update({"1\x1b[2J": np.zeros(1)})), r"'1\\x1b\[2J' belongs to no epoch"),
         (
             (1 << 62).to_bytes(8, "little") + b"{}",
@@ -134,6 +137,24 @@ def spoiled(change_header=None, change_tensors=None):
 def test_what_does_not_fit_is_refused(content, match, tmp_path):
     with pytest.raises(ReportError, match=match):
         read_samples(written(tmp_path, content))
+
+
+def test_one_layer_of_two_classes_without_names_or_classifier(tmp_path):
+    header = SampleHeader(("a",), (0,), (), None, (0, 4), (0, 5), order=(1, 0))
+    half = np.zeros((1, 2, 2), np.float16)
+    epoch = EpochSamples(
+        np.array([0, 1]), np.arange(2), np.array([1]), half, half, half, half[:0], np.zeros((2, 0, 2), np.float16)
+    )
+    found = read_samples(written(tmp_path, samples_content(Samples(header, {0: epoch}))))
+    assert (found.header, list(found.epochs)) == (header, [0])
+    with_classifier = replace(header, classifier=0)
+    found = read_samples(written(tmp_path, samples_content(Samples(with_classifier, {0: replace(epoch, spokes=half)}))))
+    assert found.header.classifier == 0
+
+
+def test_limits_of_the_file():
+    """So many layers fit on a page; a file that is full is a quarter of what a reader takes."""
+    assert (samples.MOST_LAYERS, samples.FULL_EPOCHS, samples.FULL_BYTES) == (12, 5000, 64 << 20)
 
 
 def test_samples_of_layers_that_the_table_has_elsewhere_are_refused(tmp_path):

@@ -67,6 +67,18 @@ def test_fields_that_belong_to_a_swept_one_are_named_with_it(sweep, edit):
         read_sweep(sweep)
 
 
+def test_a_sweep_of_one_run(sweep, edit):
+    edit(sweep / "sweep.json", lambda content: content.update(runs=[{**content["runs"][0], "tied": {"train.epochs": "9"}}]))
+    found = read_sweep(sweep)
+    assert (len(found.runs), found.fields, found.tied) == (1, (FIELD,), ("train.epochs",))
+
+
+def test_a_name_that_leads_elsewhere_is_shown_in_part(sweep, edit):
+    edit(sweep / "sweep.json", lambda content: content["runs"][0].update(name="/" + "x" * 200))
+    with pytest.raises(ReportError, match=rf"needed names of folders in the sweep, found '/{'x' * 99}'\. Run"):
+        read_sweep(sweep)
+
+
 def test_a_list_that_is_none(sweep):
     (sweep / "sweep.json").write_text('{"runs": []}')
     with pytest.raises(ReportError, match=r"all set the same fields, found no run\. Run `ncollapse sweep` again"):

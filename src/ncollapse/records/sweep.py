@@ -44,9 +44,9 @@ class SweptRun:
     settings: dict[str, str]
     seed: int
     tied: dict[str, str]
-    run: Run | None = None
-    problem: str = ""
-    has_page: bool = False
+    run: Run | None
+    problem: str
+    has_page: bool
 
 
 @dataclass(frozen=True)
