@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, batch, nearest
-from ncollapse.statistics.batch import Workspace, check_labels
+from ncollapse.statistics.batch import Workspace, check_labels, flatten_features
 
 
 @pytest.fixture
@@ -51,9 +51,13 @@ def test_decisions_block_by_block_are_those_of_all_samples_at_once(monkeypatch: 
     torch.testing.assert_close(parts.within_class, whole.within_class, rtol=1e-13, atol=1e-13)
 
 
-def test_labels_of_which_each_process_holds_a_part_are_refused() -> None:
+def test_features_and_labels_of_which_each_process_holds_a_part_are_refused() -> None:
     labels = torch.tensor([0, 1])
-    # A stand-in for a DTensor, which no single process can make.
+    # Stand-ins for DTensors, which no single process can make.
     labels.full_tensor = labels.clone  # type: ignore[attr-defined]
+    features = torch.ones(2, 3)
+    features.full_tensor = features.clone  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="features must be whole on every process"):
+        flatten_features(features)
     with pytest.raises(TypeError, match="labels must be whole on every process"):
         check_labels(labels, 2, 2)
