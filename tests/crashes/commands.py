@@ -21,10 +21,11 @@ import torch
 
 import ncollapse.drawing.figures
 import ncollapse.recipes
-import ncollapse.studies.run
 import ncollapse.studies.sweep
 from crashes.steps import Steps
 from ncollapse.cli import main
+from ncollapse.experiments import EXPERIMENTS, Experiment, Found, Panel, Point
+from ncollapse.experiments.work import Work
 from ncollapse.recipes import override, recipe_by_name
 from ncollapse.records import ReportError, Run, read_run
 from ncollapse.report.markup import environment
@@ -61,7 +62,16 @@ COMMANDS = {
     "report": Command(("report", "FOLDER/run"), _TWO_RUNS),
     "compare": Command(("compare", "FOLDER/run", "FOLDER/other"), _TWO_RUNS),
     "measure": Command(("measure", "FOLDER/run", "--path", "--out", "FOLDER/measured"), _TWO_RUNS),
+    "reproduce": Command(("reproduce", "pfc:tiny", "--seeds", "2", "--out", "FOLDER/reproduced")),
 }
+
+
+def _tiny(work: Work) -> Found:
+    value = work.run("demo", *TINY).value("pfc1", 1)
+    return Found(value, points=(Point("depth", "PFC1", 1, value),))
+
+
+TINY_EXPERIMENT = Experiment("pfc:tiny", "Figure 0", "a test", "nothing", "nothing", _tiny, panels=(Panel("depth", "layer"),))
 
 
 class Ending(NamedTuple):
@@ -117,13 +127,16 @@ def _in_this_process(words, folder, chosen, act, told, out, counted) -> None:
 
 
 def _cheap_and_repeatable() -> None:
-    """Draw nothing, but write all files; let no time pass; work on a sweep's runs in this process; shrink the demo."""
+    """Draw nothing, but write all files; let no time pass; work on a sweep's runs in this process."""
+    # The demo is tiny, and so is one more experiment.
     figures: Any = ncollapse.drawing.figures
     figures.plot_over_epochs = figures.plot_over_depth = figures.plot_last_layer = lambda *_: figures.Figure()
     figures.render = lambda figure, kind: f"a drawing as {kind}".encode()
-    for page in ("run_page", "comparison_page", "sweep_page", "depth_page"):
-        import_module(f"ncollapse.report.{page}").panel_svgs = lambda drawings, **_: [""] * len(drawings)
-    ncollapse.studies.run.time = SimpleNamespace(monotonic=lambda: 0.0)  # type: ignore[assignment]
+    for page in ("report.run_page", "report.comparison_page", "report.sweep_page", "report.depth_page", "experiments.page"):
+        import_module(f"ncollapse.{page}").panel_svgs = lambda drawings, **_: [""] * len(drawings)
+    for timed in ("studies.run", "experiments.reproduce", "experiments.work"):
+        import_module(f"ncollapse.{timed}").time = SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep)
+    EXPERIMENTS[TINY_EXPERIMENT.name] = TINY_EXPERIMENT
     ncollapse.studies.sweep.run_locally = lambda tasks, *_: [work(task) for task in tasks]
     ncollapse.recipes.recipe_by_name = lambda name: override(recipe_by_name(name), TINY if name == "demo" else [])
 
@@ -138,7 +151,7 @@ def warm_up(folder: Path) -> None:
     run_recipe(override(recipe_by_name("demo"), TINY), folder)
     measure_target(Target(str(folder)))
     import_module("rich.progress")
-    for page in ("frame", "run", "comparison", "sweep"):
+    for page in ("frame", "run", "comparison", "sweep", "experiment"):
         environment().get_template(f"{page}.html")
     # What is there already is neither looked at again nor copied by the processes that are forked.
     gc.collect()

@@ -19,7 +19,7 @@ def survives(known, step):
     return known.lost() or known.finished()
 
 
-@pytest.mark.parametrize(("name", "number"), [("run", 4), ("replaced run", 2), ("measure", 2)])
+@pytest.mark.parametrize(("name", "number"), [("run", 4), ("replaced run", 2), ("measure", 2), ("reproduce", 1)])
 def test_some_crash_points(known, name, number):
     command = known(name)
     assert command.steps > 40

@@ -57,7 +57,7 @@ def one_line(ending):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["run", "sweep", "report", "measure"])
+@pytest.mark.parametrize("name", ["run", "sweep", "report", "measure", "reproduce"])
 def test_a_full_disk(known, disk, name):
     command = known(name)
     shutil.copytree(command.before, disk, dirs_exist_ok=True)
