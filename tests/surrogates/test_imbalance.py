@@ -3,11 +3,22 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
 from ncollapse.etf import simplex_etf
-from ncollapse.surrogates import UFM, Proximal, critical_point, minority_collapse_ratio, seli_geometry
+from ncollapse.surrogates import (
+    UFM,
+    LayerPeeled,
+    Proximal,
+    critical_point,
+    minority_collapse_ratio,
+    minority_cosine,
+    minority_threshold,
+    seli_geometry,
+    solve_sdp,
+)
 
 
 def unit(matrix):
@@ -126,6 +137,44 @@ def test_a_global_minimum_has_no_way_down():
     assert found.gradient_norm < 1e-7
     assert found.inequality.holds
     assert found.direction is None
+
+
+def test_cosines_of_minorities_leave_out_majorities_and_themselves():
+    weight = torch.tensor([[9.0, 9.0], [2.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    problem = UFM((3, 1, 1, 1), 2, lambda_w=0.1, lambda_h=0.1)
+    solution = problem.solution({"weight": weight.double(), "features": problem.start(0)["features"]}, "by hand")
+    assert minority_cosine(solution, 1) == pytest.approx((0 + 2 / math.sqrt(2)) / 3)
+    assert math.isnan(minority_cosine(solution, 3))
+
+
+def test_seli_by_its_definition():
+    counts = (4, 1, 2)
+    targets = np.repeat(np.eye(3), counts, axis=1) - 1 / 3
+    left, values, right = np.linalg.svd(targets, full_matrices=False)
+    first = [0, 4, 5]
+    weight, means = seli_geometry(counts)
+    assert weight.numpy() == pytest.approx(left * values @ left.T, abs=1e-12)
+    assert means.numpy() == pytest.approx((right.T * values @ right)[first][:, first], abs=1e-12)
+
+
+def test_a_threshold_is_where_both_sides_of_its_condition_agree():
+    found = minority_threshold(5, 2, energy_w=0.5, energy_h=4.0)
+    for factor, holds in ((1 - 1e-5, False), (1 + 1e-5, True)):
+        model = LayerPeeled.imbalanced(5, 2, factor * found, energy_w=0.5, energy_h=4.0)
+        branch = model.solve().certificate.inequality
+        assert (branch.left <= branch.right) == holds
+    with pytest.raises(ValueError, match=r"do not collapse up to a ratio of 1e\+06 where energy_w \* energy_h is 60\. Lower"):
+        minority_threshold(4, 2, energy_w=1.0, energy_h=60.0)
+    # Of a product so small that two samples against one are too many.
+    assert 1 <= minority_threshold(4, 2, energy_w=0.01, energy_h=0.01) < 2
+
+
+def test_a_semidefinite_program_without_a_solution_is_told(monkeypatch):
+    cvxpy = pytest.importorskip("cvxpy", reason="the extra sdp is not installed")
+    monkeypatch.setattr(cvxpy.Problem, "solve", lambda self, **options: None)
+    monkeypatch.setattr(cvxpy.Problem, "status", "infeasible")
+    with pytest.raises(RuntimeError, match=r"Clarabel reports 'infeasible' for the semidefinite program\. Rescale"):
+        solve_sdp(LayerPeeled((1, 1), energy_w=1.0, energy_h=1.0))
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,42 @@ def test_a_point_that_separates_nothing():
     assert not model.certificate(wrong).inequality.holds
 
 
+def test_the_flow_is_descent_at_a_rate_of_the_loss_and_the_norm():
+    model = MaxMargin((3, 1, 2), 4)
+    start = {name: 0.5 * part for name, part in model.start(0).items()}
+    run = MarginFlow(learning_rate=0.7, num_steps=130, tolerance=0.0).run(model, start)
+    leaves, history = [start[name].clone().requires_grad_() for name in ("weight", "features")], []
+    for step in range(131):
+        loss = torch.nn.functional.cross_entropy(leaves[1] @ leaves[0].T, model.labels)
+        if step in {0, 100, 130}:
+            history.append(float(model.objective(dict(zip(start, [leaf.detach() for leaf in leaves], strict=True)))))
+        if step < 130:
+            rate = 0.7 / float(loss.detach()) / sum(float(leaf.detach().square().sum()) for leaf in leaves)
+            slopes = torch.autograd.grad(loss, leaves)
+            leaves = [(leaf - rate * slope).detach().requires_grad_() for leaf, slope in zip(leaves, slopes, strict=True)]
+    assert torch.allclose(run.variables["weight"], leaves[0], atol=1e-9)
+    assert torch.allclose(run.variables["features"], leaves[1], atol=1e-9)
+    assert run.history == pytest.approx(history, rel=1e-9)
+    assert not run.converged
+    digits = f"{math.log10(float(loss.detach())):.0f}"
+    assert run.description == f"gradient flow of the loss without decay, 130 steps, loss 10^{digits}"
+
+
+def test_a_flow_that_begins_at_the_minimum_takes_no_step():
+    model = MaxMargin((4, 4, 4), 2)
+    point = model.closed_form().variables
+    solution = model.solve(start={name: 3 * part for name, part in point.items()})
+    assert solution.source.startswith("gradient flow of the loss without decay, 0 steps")
+    assert len(solution.history) == 1
+    assert all(torch.allclose(solution.variables[name], part, atol=1e-12) for name, part in point.items())
+
+
+def test_starts_have_two_norms_of_about_one_size():
+    start = MaxMargin((500, 500), 30).start(0)
+    assert float(start["weight"].std()) == pytest.approx(1, rel=0.2)
+    assert float(start["features"].std()) == pytest.approx(math.sqrt(2 / 1000), rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,8 @@ from ncollapse.surrogates import (
     shrinkage,
     straight_layers,
 )
+from ncollapse.surrogates.reduced_mufm import best_bound
+from ncollapse.surrogates.solving.problem import SolverResult
 
 LABELS = torch.arange(3).repeat_interleave(4)
 INPUTS = torch.tensor(
@@ -277,6 +280,98 @@ def test_dear_moves_leave_ridge_regression_on_the_data():
     assert torch.allclose(found["weight"], ridge, atol=1e-6)
 
 
+class Noted:
+    """A descent that notes where it begins, and stays there."""
+
+    def __init__(self):
+        self.starts = []
+
+    def minimize(self, slope_at, start):
+        self.starts.append(start["weight"])
+        return SolverResult(start, (slope_at(start)[0],), True, "noted")
+
+
+def test_descent_begins_at_ridge_regression_then_at_the_start_then_at_random():
+    problem, noted = golden_model(0.01, 0.1), Noted()
+    start = problem.start(3)
+    run = EliminatedFeatures(starts=5, descent=noted).run(problem, start)
+    targets = torch.nn.functional.one_hot(LABELS).double()
+    ridge = torch.linalg.solve(INPUTS.T @ INPUTS + 0.12 * torch.eye(5, dtype=torch.float64), INPUTS.T @ targets).T
+    assert torch.allclose(noted.starts[0], ridge, atol=1e-13)
+    assert torch.equal(noted.starts[1], start["weight"])
+    generator = torch.Generator().manual_seed(0)
+    for weight in noted.starts[2:]:
+        assert torch.equal(weight, torch.randn(3, 5, generator=generator, dtype=torch.float64))
+    values = [float(problem.objective(problem.best_features(weight))) for weight in noted.starts]
+    assert run.history == pytest.approx((min(values),), rel=1e-12)
+    assert torch.equal(run.variables["weight"], noted.starts[values.index(min(values))])
+    assert run.description == "features eliminated, best of 5 starts, noted"
+    # A point that is certified ends the search.
+    assert "best of 1 starts" in golden_model().solve().status
+
+
+def test_the_best_multiple_of_a_gradient():
+    """Among multiples up to the edge of the admitted ones and a little inside, for a quadratic conjugate."""
+    sizes, pulls = torch.tensor([0.01, 0.3, 0.9]).double(), torch.tensor([0.3, 0.2, 0.0]).double()
+
+    def bound(t, weak):
+        room = 0.5 - t**2 * sizes / 0.4
+        return -3 * (t - weak) ** 2 - 0.5 * float((t**2 * pulls / room).sum()) if float(room.min()) > 0 else -math.inf
+
+    edge = (0.2 / float(sizes[-1])) ** 0.5
+    for weak in (0.1, 0.44, 2.0):
+        squared, found = best_bound(sizes, pulls, lambda t, weak=weak: 3 * (t - weak) ** 2, 0.5, 0.4)
+        assert squared == float(sizes[-1])
+        expected = max(bound(t, weak) for t in (edge, *(edge * (1 - 10.0**-j) for j in range(1, 15))))
+        assert found == pytest.approx(expected, rel=1e-9)
+    # A gradient within is taken as it is, if that is best.
+    assert best_bound(sizes / 9, pulls, lambda t: 9 * abs(t - 1), 0.5, 0.4)[1] == pytest.approx(
+        -0.5 * float((pulls / (0.5 - sizes / 3.6)).sum()), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("bias", ["none", "free"])
+def test_conditions_of_first_order_at_any_point(bias):
+    problem = golden_model(0.2, 0.03, bias=bias)
+    point = problem.start(1)
+    found, gradient = critical_point(problem, point), problem.value_and_gradient(point)[1]
+    assert found.gradient_norm == pytest.approx(math.sqrt(sum(float(part.square().sum()) for part in gradient.values())))
+    weight, features = point["weight"], point["features"]
+    imbalance = 0.2 * weight.T @ weight - 0.03 * (features - INPUTS).T @ features
+    assert found.imbalance == pytest.approx(float(torch.linalg.norm(imbalance)), rel=1e-12)
+    size = float(torch.linalg.matrix_norm(problem.logit_gradient(point), ord=2))
+    assert (found.inequality.left, found.inequality.right) == pytest.approx((size, math.sqrt(0.006)), rel=1e-12)
+    # Weight, features and data leave no direction, so none is told.
+    assert (found.curvature, found.direction) == (0, None)
+    data_left = MUFM(torch.cat([INPUTS, INPUTS[:, :1]], dim=1), LABELS, lambda_w=0.2, lambda_h=0.03)
+    wide = {name: torch.cat([part, part[:, :1]], dim=1) for name, part in golden_model().start(1).items()}
+    down = critical_point(data_left, wide)
+    assert down.curvature == pytest.approx(math.sqrt(0.006) - down.inequality.left)
+    assert down.curvature < 0
+    normal = torch.tensor([1.0, 0, 0, 0, 0, -1]).double() / math.sqrt(2)
+    assert all(torch.allclose(part @ normal, part @ normal * 0, atol=1e-12) for part in wide.values())
+    sizes = [torch.linalg.norm(part @ normal) for part in down.direction.values()]
+    assert [float(size) for size in sizes] == pytest.approx([(0.03 / 0.2) ** 0.25, (0.2 / 0.03) ** 0.25], rel=1e-9)
+
+
+def test_the_threshold_of_growth_at_any_point():
+    problem = golden_model(0.2, 0.03)
+    point = problem.start(1)
+    weight = point["weight"].numpy()
+    means = point["features"].reshape(3, 4, 5).mean(dim=1).numpy().T
+    predicted, centering = weight @ means, np.eye(3) - 1 / 3
+    rest = (np.eye(3) - predicted) @ centering
+    critical = np.linalg.norm(weight.T @ rest) ** 2 / (24 * np.trace(centering @ predicted @ rest))
+    found = growth_threshold(problem, point).inequality
+    assert (found.text, found.left, found.right) == ("λ_crit <= λ_H", pytest.approx(critical, rel=1e-10), 0.03)
+
+
+def test_alignment_is_of_vectors():
+    first, second = torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([[0.0, 0.0], [0.0, 2.0]])
+    assert alignment(first, second) == pytest.approx((0.8, math.sqrt(0.4)), rel=1e-6)
+    assert all(math.isnan(value) for value in alignment(first, 0 * second))
+
+
 class Layered(Problem):
     """All layers free: eq. (12)."""
 
@@ -392,9 +487,24 @@ def test_the_reduced_flow_is_the_full_one():
     within = ClassScatter.from_batch(INPUTS, LABELS, 3).within_covariance()
     assert torch.allclose(path.maps[-1] @ within @ path.maps[-1].T, expected.within_covariance(), atol=1e-13)
     assert float(path.pfc1[0]) == pytest.approx(2.9754165865, abs=1e-9)
+    assert torch.allclose(path.times, 0.5 * torch.arange(601, dtype=torch.float64))
+    assert torch.equal(path.maps[0], torch.eye(5, dtype=torch.float64))
+    ends = [moments.moments for moments in (ClassScatter.from_batch(INPUTS, LABELS, 3), expected)]
+    assert path.within_traces[[0, -1]].tolist() == pytest.approx([float(end.within_trace()) for end in ends], rel=1e-12)
+    assert path.between_traces[[0, -1]].tolist() == pytest.approx([float(end.between_trace()) for end in ends], rel=1e-12)
     assert bool((path.pfc1.diff() < 0).all())
     assert bool((path.within_traces.diff() < 0).all())
     assert bool((path.between_traces.diff() > 0).all())
+
+
+def test_the_longest_step_of_the_flow_is_told():
+    """Half of N over the squared norm of the best weight."""
+    targets = torch.nn.functional.one_hot(LABELS).double()
+    ridge = torch.linalg.solve(INPUTS.T @ INPUTS + 1.2 * torch.eye(5, dtype=torch.float64), INPUTS.T @ targets)
+    longest = 6 / float(ridge.square().sum())
+    with pytest.raises(ValueError, match=rf"of at most 0\.5 N / ‖W‖² = {longest:.3g}, got {1.01 * longest:.3g}\. Take more"):
+        gradient_flow(INPUTS, LABELS, lambda_w=0.1, duration=1.01 * longest, num_steps=1)
+    assert len(gradient_flow(INPUTS, LABELS, lambda_w=0.1, duration=0.5 * longest, num_steps=1).times) == 2
 
 
 def test_the_flow_begins_where_minimizers_do():

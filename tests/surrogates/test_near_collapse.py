@@ -90,6 +90,39 @@ def test_sensitivities_are_slopes():
     assert math.log(heavier / ratio) / math.log(1.001) == pytest.approx(by_decay, rel=1e-2)
 
 
+@pytest.mark.parametrize(("scale", "lambda_w", "lambda_h"), [(1.3, 0.05, 0.02), (0.4, 0.1, 3.0), (2.0, 2.5, 1e-4)])
+def test_scales_solve_their_equations(scale, lambda_w, lambda_h):
+    model = NearCollapse((7, 7, 7), scale=scale, lambda_w=lambda_w, lambda_h=lambda_h)
+    m, w = model.feature_scale, model.weight_scale
+    assert lambda_h * 21 * (m - scale) == pytest.approx(3 * lambda_w * m / (m**2 + 3 * lambda_w) ** 2, rel=1e-10)
+    assert w == pytest.approx(m / (m**2 + 3 * lambda_w), rel=1e-14)
+    assert model.shrink == pytest.approx(lambda_h / (w**2 / 21 + lambda_h), rel=1e-14)
+    assert model.ratio(2.0, 3.0) == pytest.approx((scale / m) ** 2 * (model.shrink**2 * 2 + 3) / 5, rel=1e-14)
+    assert model.ratio(0.0, 3.0) == pytest.approx((scale / m) ** 2)
+
+
+def test_data_are_means_on_axes_and_noise_without_a_mean():
+    model = NearCollapse((40, 40, 40), scale=0.9, lambda_w=0.05, lambda_h=0.02)
+    inputs, labels = model.inputs(5, 0.2, 3)
+    assert labels.tolist() == [0] * 40 + [1] * 40 + [2] * 40
+    groups = inputs.reshape(3, 40, 5)
+    assert torch.allclose(groups.mean(dim=1), 0.9 * torch.eye(3, 5, dtype=torch.float64), atol=1e-14)
+    deviations = groups - groups.mean(dim=1, keepdim=True)
+    assert float(deviations.std()) == pytest.approx(0.2, rel=0.1)
+    squares = deviations.square().sum(dim=(0, 1))
+    assert model.spread(inputs) == pytest.approx((float(squares[:3].sum()), float(squares[3:].sum())), rel=1e-12)
+    assert not torch.equal(inputs, model.inputs(5, 0.2, 4)[0])
+    point = model.closed_form(inputs, labels).variables
+    shrunk = torch.cat([model.shrink * deviations[..., :3], deviations[..., 3:]], dim=2).reshape(120, 5)
+    means = torch.eye(3, 5, dtype=torch.float64)
+    assert torch.allclose(point["features"], model.feature_scale * means[labels] + shrunk, atol=1e-13)
+    assert torch.allclose(point["weight"], model.weight_scale * means, atol=1e-15)
+
+
+def test_the_least_scale_is_allowed():
+    assert NearCollapse((2,) * 3, scale=0.5, lambda_w=0.25, lambda_h=1.0).feature_scale > 0.5
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -102,6 +135,9 @@ def test_sensitivities_are_slopes():
             lambda: NearCollapse(balanced(4, 25), scale=0.2, lambda_w=0.05, lambda_h=0.02),
             r"needs scale >= √\(K λ_W / 3\) = 0\.258199, got 0\.2\.",
         ),
+        (lambda: NearCollapse((2, 3), scale=1.3, lambda_w=0.05, lambda_h=0.02), r"NearCollapse needs balanced classes"),
+        (lambda: NearCollapse((2, 2), scale=-1.3, lambda_w=0.05, lambda_h=0.02), r"scale must be finite and positive"),
+        (lambda: NearCollapse((2, 2), scale=1.3, lambda_w=0.05, lambda_h=0.0), r"lambda_h must be finite and positive"),
         (lambda: MODEL.inputs(3, 0.1, 0), r"Orthogonal class means need dim >= 4, got 3\."),
         (lambda: MODEL.ratio(-1, 2), r"must be at least 0 and not both 0, got -1 and 2\."),
         (lambda: MODEL.ratio(0, 0), r"must be at least 0 and not both 0, got 0 and 0\."),

@@ -163,6 +163,37 @@ def test_random_points_are_above_the_weight_norm_bound():
         assert float(model.objective(best)) > model.minimum
 
 
+def test_variation_of_margins():
+    assert margin_variation(torch.tensor([-1.0, -3.0])) == pytest.approx(0.5)
+    assert math.isnan(margin_variation(torch.tensor([-1.0, 1.0])))
+    assert margin_variation(torch.full((4,), 0.3)) == 0
+
+
+def points(first, second, counts=(2, 3), **options):
+    labels = torch.arange(2).repeat_interleave(torch.tensor(counts))
+    return WeightNormalizedNet(torch.tensor([first, second])[labels], labels, **{"lambda_w": 0.05, "width": 2, **options})
+
+
+def test_where_two_points_have_no_closed_form():
+    # A right angle is not acute; two units are enough.
+    right = points([1.0, 0.0], [0.0, 2.0]).closed_form()
+    assert right.certified
+    assert right.value == pytest.approx(points([1.0, 0.0], [0.0, 2.0]).minimum, rel=1e-12)
+    outputs = points([1.0, 0.0], [0.0, 2.0]).margins(right.variables) * right.variables["rho"]
+    # The outputs of both classes stay below one, by the decay.
+    assert 0 < float(outputs.min()) < float(outputs.max()) < 1
+    assert right.value == pytest.approx(float((1 - outputs).square().mean()) + 0.05 * float(right.variables["rho"]) ** 2)
+    words = "needs one point per class, at an angle that is not acute, and a decay that keeps both classes"
+    given_up = points([1.0, 0.0], [0.0, 9.0], lambda_w=8.0)
+    assert not given_up.certificate(given_up.start(0)).inequality.holds
+    for problem in (points([1.0, 0.0], [0.1, 2.0]), given_up):
+        with pytest.raises(ValueError, match=words):
+            problem.closed_form()
+    inputs = torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [-1.0, 0.0]])
+    with pytest.raises(ValueError, match=words):
+        WeightNormalizedNet(inputs, torch.tensor([0, 0, 1, 1]), lambda_w=0.05, width=2).closed_form()
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -243,6 +243,58 @@ def test_the_smallest_dimension():
 
 
 @pytest.mark.parametrize(
+    ("name", "changes", "text", "left", "right"),
+    [
+        ("mse", {"counts": (6, 3, 1), "dim": 3}, "largest c_k < 1", 10 * math.sqrt(1e-5), 1.0),
+        ("mse", {"counts": (6, 3, 1), "dim": 2}, "largest c_k < 1", 10 * math.sqrt(1e-5 / 3), 1.0),
+        ("mse", {}, "c < 1", 20 * math.sqrt(1e-5 / 5), 1.0),
+        ("mse free", {}, "c < 1", 20 * math.sqrt(1e-5 / 5), 1.0),
+        ("ce", {"lambda_w": 5.0}, "c < 1", 20 * math.sqrt(1e-2 / 5), 1.0),
+        ("mse regularized", {}, "λ_b <= c / (1 - c)", 0.05, 0.0282842712 / 0.9717157288),
+        ("mse regularized", {"lambda_w": 50.0}, "c < 1", 20 * math.sqrt(1e-1 / 5), 1.0),
+    ],
+)
+def test_the_condition_that_selects_the_branch(name, changes, text, left, right):
+    found = model(name, **changes).closed_form().certificate.inequality
+    assert (found.text, found.left, found.right) == (text, pytest.approx(left), pytest.approx(right))
+
+
+def test_centered_targets_of_unequal_counts_have_their_own_condition():
+    problem = model("mse free", counts=(6, 3, 1), dim=3)
+    roots = torch.tensor([6.0, 3.0, 1.0], dtype=torch.float64).sqrt()
+    targets = roots.unsqueeze(1) * (torch.eye(3, dtype=torch.float64) - torch.tensor([0.6, 0.3, 0.1]))
+    smallest = float(torch.linalg.svdvals(targets)[1])
+    assert problem.closed_form().certificate.inequality.left == pytest.approx(10 * math.sqrt(1e-5) / smallest, rel=1e-6)
+    assert problem.closed_form().variables["bias"].tolist() == pytest.approx([0.6, 0.3, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "weak"),
+    [
+        ("ce", 3, ""),
+        ("ce", 2, "d < K"),
+        ("mse", 4, ""),
+        ("mse", 3, ""),
+        ("mse regularized", 4, ""),
+        ("mse regularized", 3, "d < K"),
+    ],
+)
+def test_where_the_bound_is_weak(name, dim, weak):
+    problem = model(name, dim=dim)
+    found = problem.certificate(problem.start(0))
+    assert found.weak == weak
+    # With fewer dimensions than targets the squared loss has a minimum of its own, and no condition.
+    assert (found.inequality is None) == (name == "mse" and dim == 3)
+
+
+def test_the_minimum_in_few_dimensions_is_a_bound_at_every_point():
+    for name in ("mse", "mse free"):
+        problem = model(name, counts=(6, 3, 1, 1), dim=2)
+        minimum = problem.closed_form().value
+        assert problem.certificate(problem.start(0)).lower_bound == pytest.approx(minimum, rel=1e-12)
+
+
+@pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda: model(lambda_w=-1.0), r"lambda_w must be finite and positive, got -1\.0\."),
