@@ -129,6 +129,48 @@ def test_the_low_rank_start_tells_all_classes_apart(num_classes):
     assert costs == pytest.approx([costs[0]] * 4, rel=1e-12)
 
 
+@pytest.mark.parametrize("num_classes", [3, 4, 7])
+def test_the_scale_of_the_low_rank_start_is_the_best(num_classes):
+    model = DeepUFM((2,) * num_classes, 8, lambdas_w=(1e-3, 2e-3, 3e-3, 1e-3), lambda_h=4e-3, activation="relu")
+    point = low_rank_start(model)
+    value = float(model.objective(point))
+    assert value < 0.5
+    for factor in (0.5, 0.999, 1.001, 1.5):
+        assert float(model.objective({name: factor * part for name, part in point.items()})) > value
+    # The least number of points whose pairs are as many as the classes.
+    ranks = layer_ranks(model.layers(point))
+    assert ranks == [{3: 3, 4: 4, 7: 5}[num_classes]] * 3 + [num_classes]
+
+
+def test_ranks_count_from_a_thousandth_on():
+    layer = torch.diag(torch.tensor([2.0, 2.2e-3, 1.8e-3]))
+    assert layer_ranks([layer, layer[:2], 0 * layer]) == [2, 2, 0]
+    assert layer_ranks([layer], tolerance=8e-4) == [3]
+    assert layer_ranks([layer], tolerance=0.1) == [1]
+
+
+@pytest.mark.parametrize("bias", ["none", "free"])
+def test_the_closed_form_of_few_dimensions_keeps_the_largest_classes(bias):
+    model = DeepUFM((1, 6, 3), 1, lambdas_w=(0.01, 0.02), lambda_h=0.015, bias=bias)
+    closed = model.closed_form()
+    assert closed.value == pytest.approx(model.minimum, rel=1e-12)
+    condition = closed.certificate.inequality
+    roots = torch.tensor([1.0, 6.0, 3.0], dtype=torch.float64).sqrt()
+    shares = roots.square() / 10 if bias == "free" else 0 * roots
+    target = float(torch.linalg.svdvals(roots.unsqueeze(1) * (torch.eye(3, dtype=torch.float64) - shares))[0])
+    assert condition.left == pytest.approx(10**3 * 0.01 * 0.02 * 0.015, rel=1e-12)
+    assert condition.right == pytest.approx(collapse_threshold(target, 2), rel=1e-9)
+    assert [float(value) > 0 for value in model.singular_values].count(True) == 1
+    if bias == "none":
+        means = closed.variables["features"]
+        assert [bool(means[i].abs().max() > 0) for i in (0, 1, 7)] == [False, True, False]
+
+
+@pytest.mark.parametrize(("target", "num_layers", "threshold"), [(3.0, 1, 9.0), (2.0, 2, 1.0), (1.5, 3, 1.5**6 * 4 / 729)])
+def test_thresholds(target, num_layers, threshold):
+    assert collapse_threshold(target, num_layers) == pytest.approx(threshold, rel=1e-14)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -160,6 +202,10 @@ def test_the_low_rank_start_tells_all_classes_apart(num_classes):
             r"with ReLU needs dim >= 3, the rank of the targets, got 2\.",
         ),
         (lambda: low_rank_start(DeepUFM((4,) * 6, 6, lambdas_w=(0.1,) * 3, lambda_h=0.1)), r"got 'linear', 3 layers, 6"),
+        (
+            lambda: low_rank_start(DeepUFM((4,) * 2, 6, lambdas_w=(0.1,) * 3, lambda_h=0.1, activation="relu")),
+            r"got 'relu', 3 layers, 2 classes",
+        ),
         (
             lambda: low_rank_start(DeepUFM((4,) * 6, 6, lambdas_w=(0.1,) * 2, lambda_h=0.1, activation="relu")),
             r"got 'relu', 2 layers",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from ncollapse.surrogates import GUFM, balanced, block_cost, depth_floor, great_circle_blocks, layer_norm
+from ncollapse.surrogates import GUFM, LBFGS, MUFM, balanced, block_cost, depth_floor, great_circle_blocks, layer_norm
 
 
 def spherical(rng, count, dim):
@@ -72,6 +72,29 @@ def test_the_floor_is_a_bound_and_near_what_descent_finds():
 @pytest.mark.slow
 def test_the_floor_at_more_data():
     check_floor(range(2, 22))
+
+
+@pytest.mark.parametrize(("loss", "lambda_h"), [("mse", 2e-3), ("cross_entropy", 5e-4), ("cross_entropy", 0.05)])
+def test_the_floor_is_near_the_best_multiplier(loss, lambda_h):
+    """Against a scan of multipliers of the norms, each with the minimum of the multilayer model on shrunken data."""
+    rng = np.random.default_rng(3)
+    inputs, labels = torch.tensor(spherical(rng, 6, 4)), torch.arange(2).repeat(3)
+    bounds = []
+    for multiplier in np.geomspace(1e-5, 0.1, 21):
+        cost = multiplier + lambda_h
+        model = MUFM(lambda_h / cost * inputs, labels, loss=loss, bias="free", lambda_w=0.02, lambda_h=float(cost))
+        least = model.dual(LBFGS().run(model, model.start(0)).variables)[1]
+        bounds.append(least + 3 * (lambda_h * multiplier / cost - multiplier))
+    found = depth_floor(inputs, labels, loss=loss, lambda_w=0.02, lambda_h=lambda_h)
+    # The scan itself misses the best multiplier a little.
+    assert max(bounds) * (1 - 1e-4) <= found <= max(bounds) * 1.01
+    assert bounds[0] < found > bounds[-1]
+
+
+@pytest.mark.parametrize("wrong", [{"lambda_w": 0.0}, {"num_blocks": -1}, {"num_samples": 0}])
+def test_costs_of_blocks_need_positive_numbers(wrong):
+    with pytest.raises(ValueError, match="must be finite and positive"):
+        block_cost(**{"lambda_w": 0.1, "num_blocks": 2, "num_samples": 3, "biases": True, **wrong})
 
 
 def network(rng, inputs, depth, adversarial):

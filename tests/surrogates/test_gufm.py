@@ -125,6 +125,27 @@ def test_depth_makes_turning_cheap():
     assert max(costs) < 1.1 * min(costs)
 
 
+def test_blocks_of_the_great_circle_are_the_shortest():
+    """Among all stretches of the aim, for narrow angles and for nearly opposite vectors; also of a single block."""
+    for seed in range(12):
+        start, other = layer_norm(normal(seed, 2, 6))
+        side = torch.nn.functional.normalize(other - float(start @ other) * start, dim=0)
+        angle = 0.01 + 3.1 * seed / 11
+        end = math.cos(angle) * start + math.sin(angle) * side
+        (block,) = great_circle_blocks(start, end, 1)
+        assert torch.allclose(layer_norm((start + torch.relu(block @ start))[None])[0], end, atol=1e-12)
+        moves = torch.linspace(0, 3, 3001, dtype=torch.float64)[:, None] * end - start
+        sizes = (moves - moves.min(dim=1, keepdim=True).values).square().sum(dim=1)
+        assert float(block.square().sum()) <= float(sizes.min()) * (1 + 1e-5)
+
+
+def test_no_way_needs_no_block():
+    # Its product with itself rounds to more than one.
+    vector = layer_norm(normal(7, 1, 5))[0]
+    assert float(vector @ vector) > 1
+    assert all(float(block.abs().max()) < 1e-7 for block in great_circle_blocks(vector, vector, 2))
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
