@@ -175,6 +175,17 @@ def test_steps_are_counted_and_limited():
     assert one.value(logits, shift) == short[-1]
 
 
+@pytest.mark.parametrize(("loss", "bias", "steps"), [
+    ("mse", "free", 440), ("mse", "regularized", 50),
+    ("cross_entropy", "none", 240), ("cross_entropy", "free", 860), ("cross_entropy", "regularized", 340),
+])  # fmt: skip
+def test_acceleration_keeps_the_steps_few(loss, bias, steps):
+    """Without momentum or restarts they are three to ten times as many."""
+    history, converged = program(loss, bias, penalty=1e-3).minimize(1e-12, 3000)[2:]
+    assert converged
+    assert 10 * (len(history) - 1) <= max(1.1 * steps, steps + 10)
+
+
 @pytest.mark.parametrize("radius", [0.5, 3.0, 100.0])
 def test_the_projection_on_the_ball_is_the_nearest_point(radius):
     for seed in range(5):
