@@ -22,6 +22,8 @@ _CURVATURE = {"mse": 1.0, "cross_entropy": 0.5}
 _EXACT = 1e-15
 # Added to curvatures of the cross-entropy, which may vanish.
 _FLAT = 1e-12
+# Halved as often, no step moves a point.
+_HALVINGS = 60
 
 
 def soft_threshold(matrix: Tensor, level: float, rank: int | None = None) -> Tensor:
@@ -191,7 +193,9 @@ def best_bias(loss: LossName, logits: Tensor, labels: Tensor, shares: Tensor, st
             move = torch.linalg.solve(curvature + _FLAT * identity, move)
         # Far from the minimum a step of Newton's method may overshoot.
         highest = loss_value(loss, logits + bias, labels, shares) * (1 + 1e-14)
-        while loss_value(loss, logits + bias - move, labels, shares) > highest:
+        for _ in range(_HALVINGS):
+            if loss_value(loss, logits + bias - move, labels, shares) <= highest:
+                break
             move = move / 2
         bias = bias - move
     return bias
