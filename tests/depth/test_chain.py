@@ -146,3 +146,25 @@ def test_a_path_that_does_not_move_has_no_shares():
     first = normal(4, 5, 2)
     found = excess_energy([first, first, first])
     assert (found.excess, found.speed_share, found.detour) == (0, None, None)
+
+
+def test_a_single_sample_and_no_more_than_two_thousand():
+    first, last = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]])
+    assert astuple(transport_chain([first, last])) == pytest.approx((25.0,) * 6)
+    # One sample moves as its mean does: nothing is left once the layers are centered.
+    assert excess_energy([first, last]).energy == 0
+    for count in (0, 2001):
+        with pytest.raises(ValueError, match=rf"needs 1 to 2000 samples, got {count}\. Take a subsample"):
+            transport_chain([torch.zeros(count, 2)] * 2)
+        with pytest.raises(ValueError, match=rf"needs 1 to 2000 samples, got {count}\."):
+            excess_energy([torch.zeros(count, 2)] * 2)
+    with pytest.raises(ValueError, match="at least two layers of one shape"):
+        transport_chain([])
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_scores_do_not_depend_on_the_scale(scale):
+    layers = trajectories(3, 4, 12, 3)
+    one, other = transport_chain(layers), transport_chain([scale * layer for layer in layers])
+    assert (other.score, other.efficiency) == pytest.approx((one.score, one.efficiency), rel=1e-9)
+    assert 0 < one.score < 1

@@ -102,3 +102,25 @@ def test_shapes_of_two_dimensions_equal_the_sum_of_singular_values(dims):
     values = np.linalg.svd(unit(b).T @ unit(a), compute_uv=False)
     assert shape_drift(moments(a), moments(b)) == pytest.approx(math.sqrt(2 - 2 * values.sum()), rel=1e-10)
     assert shape_drift(moments(b), moments(a)) == pytest.approx(shape_drift(moments(a), moments(b)), rel=1e-10)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0, 180.0])
+def test_the_frame_of_two_classes_turns_with_the_line_between_them(degrees):
+    turn = math.radians(degrees)
+    a = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+    b = 3 * a @ torch.tensor([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]], dtype=torch.float64)
+    assert drifts(a, b) == pytest.approx([2 * math.sin(turn / 2), 0, 2 * math.sin(turn / 2)], abs=1e-14)
+
+
+def test_as_many_dimensions_as_a_frame_has_are_enough():
+    a, b = means(0, K, K - 1), means(1, K, K - 1)
+    assert math.isfinite(drifts(a, b)[2])
+    assert math.isnan(frame_drift(moments(means(0, 1)), moments(means(1, 1))))
+
+
+@pytest.mark.parametrize(("sizes", "known"), [
+    ((1.0, 1.0, 1.2e-8), True), ((1.0, 0.01, 1.2e-8), True), ((1.0, 1.0, 0.8e-8), False), ((1.0, 0.01, 0.8e-8), False),
+])  # fmt: skip
+def test_a_frame_is_known_from_a_hundred_millionth_of_the_largest_extent_on(sizes, known):
+    a = simplex_etf(K, K - 1) * torch.tensor(sizes, dtype=torch.float64)
+    assert math.isfinite(frame_drift(moments(a), moments(simplex_etf(K, K - 1)))) is known

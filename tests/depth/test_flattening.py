@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import minimize
 
 from ncollapse.depth import GeodesicCurve, flattening, polar_alignment, theorem2
+from ncollapse.depth.flattening import _project
 from ncollapse.statistics import PairedMoments
 
 
@@ -237,3 +238,32 @@ def test_no_number_depends_on_units_and_undefined_ends_have_none():
     assert math.isnan(few.polar_distance)
     assert few.etf_sufficient is None
     assert few.defect > 0
+
+
+def test_the_nearest_end_that_flattens_is_a_projection():
+    """On a cone: it is in the cone, at a right angle to what is left, and what is left leads out of the cone."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        m = int(rng.integers(1, 7))
+        s, c = flat_values(rng, m)
+        s /= np.linalg.norm(s)
+        along = rng.normal(size=m) + rng.uniform(0, 2)
+        nearest = _project(along, s)
+        assert (np.diff(nearest) <= 1e-9).all()
+        assert (np.diff(nearest / s) >= -1e-9 * (1 / s).max()).all()
+        rest = along - nearest
+        assert rest @ nearest == pytest.approx(0, abs=1e-9)
+        for _ in range(5):
+            inside = s ** rng.uniform(0, 1)
+            assert rest @ inside <= 1e-9 * (1 + np.linalg.norm(inside))
+        # What is in the cone stays.
+        assert _project(c, s) == pytest.approx(c, rel=1e-9)
+
+
+def test_first_means_without_a_direction_are_on_no_polar_frame():
+    """Up to a billionth of the largest, however small the others are."""
+    rng = np.random.default_rng(5)
+    left, right = frames(rng, 4, 6)
+    end = (left * [1.0, 1.0, 1.0]) @ right
+    for sizes, known in (((1.0, 1e-5, 5e-10), False), ((1.0, 0.5, 5e-10), False), ((1.0, 1e-5, 5e-9), True)):
+        assert math.isfinite(flattening(curve((left * sizes) @ right, end)).polar_distance) is known

@@ -235,3 +235,62 @@ def test_proposition_a_the_projection_clock_halves_the_distance_from_the_line(q,
     unequal = 0.05 * np.array([1.0, 0.2, -0.5, -0.9])
     shift = fitted_at_projection(q, start, unequal) - reads
     assert abs(shift) < 0.01 if q == 0.5 else abs(shift) > 0.05
+
+
+def flow_of(seed=4):
+    rng = np.random.default_rng(seed)
+    return MeanFlow.between(torch.tensor(random_means(rng)), torch.tensor(random_means(rng)))
+
+
+def test_times_are_found_from_minus_one_to_two():
+    flow, times = flow_of(), [-1.0, -0.4, 0.0, 0.3, 1.0, 1.9, 2.0]
+    assert flow.time_at(flow.position(times).tolist()) == pytest.approx(times, abs=1e-9)
+    assert all(math.isnan(time) for time in flow.time_at(flow.position([-1.01, 2.01]).tolist()))
+
+
+def test_two_classes_have_one_direction_that_grows():
+    """PFC2 of two classes is 0; the flow multiplies their distance."""
+    first = torch.tensor([[1.0, 2.0], [4.0, 6.0]])
+    flow = MeanFlow.between(first, torch.tensor([[0.0], [20.0]]))
+    assert flow.squared_distance == pytest.approx(math.log(4) ** 2)
+    assert flow.pfc2([0.0, 0.5, 1.0]).tolist() == pytest.approx([0, 0, 0], abs=1e-7)
+    assert flow.position([0.5]).tolist() == pytest.approx([(2 - 1) / (4 - 1)])
+    assert flow.cost_bound(2) == pytest.approx(2 * (2 - 1) ** 2)
+    assert mean_path_cost([first, 2 * first, 4 * first]) == pytest.approx(2)
+
+
+def test_costs_are_squares_unless_another_power_is_asked_for():
+    flow, rng = flow_of(), np.random.default_rng(0)
+    assert flow.cost_bound(3) == flow.cost_bound(3, 2.0) != flow.cost_bound(3, 1.0)
+    layers = [torch.tensor(random_means(rng)) for _ in range(3)]
+    assert mean_path_cost(layers) == mean_path_cost(layers, 2.0) != mean_path_cost(layers, 1.0)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_direction_counts_above_a_millionth_of_the_largest(scale):
+    whole = means_with(np.ones(4))
+    for smallest, counts in ((1.5e-6, True), (0.7e-6, False)):
+        means = means_with(scale * np.array([1.0, 0.1, 0.1, smallest]))
+        assert (MeanFlow.between(means, whole) is not None) is counts
+        assert (MeanFlow.between(whole, means) is not None) is counts
+        assert math.isfinite(mean_path_cost([means, whole])) is counts
+
+
+@pytest.mark.parametrize(
+    ("q", "found"), [(-1.44, True), (-1.36, True), (-1.7, False), (2.44, True), (2.7, False), (1.137, True)]
+)
+def test_exponents_are_looked_for_from_minus_three_halves_to_five_halves(q, found):
+    start, end = np.array([1.0, 1.3, 0.8, 0.5]), np.array([1.7, 5.2, 1.0, 2.5])
+    layers = power_path(start, end, q, (0, 0.2, 0.5, 0.6, 1))
+    flow = MeanFlow.between(means_with(start), means_with(end))
+    pfc2 = [reference.gram_distance(m @ m.T, reference.etf_gram(5)) for m in (means_with(x).numpy() for x in layers)]
+    exponent = flow.exponent([(x**2).sum() for x in layers], pfc2)
+    # The last of four grids has steps of 1.25e-5.
+    assert exponent == pytest.approx(q, abs=1.3e-5) if found else math.isnan(exponent)
+
+
+def test_a_trace_beyond_the_last_has_no_place_on_a_path():
+    start, end = np.array([1.0, 1.3, 0.8, 0.5]), np.array([1.7, 5.2, 1.0, 2.5])
+    flow, traces = MeanFlow.between(means_with(start), means_with(end)), [(x**2).sum() for x in (start, end)]
+    assert math.isnan(flow.exponent([traces[0], 1.1 * traces[1], traces[1]], [0.5, 0.4, 0.3]))
+    assert math.isnan(flow.exponent([traces[0], 0.9 * traces[0], traces[1]], [0.5, 0.4, 0.3]))

@@ -121,3 +121,41 @@ def test_wrong_arguments_are_named():
         neighbor_scores({"h": features}, labels, num_classes=2, k=1, queries={"g": features}, query_labels=labels)
     with pytest.raises(ValueError, match=r"shape \(4,\), got \(4, 2\)\. Pass logits\.argmax\(1\)"):
         neighbor_scores({"h": features}, labels, num_classes=2, k=1, predictions=torch.zeros(4, 2))
+
+
+def test_ten_neighbors_vote_unless_asked_for():
+    generator = torch.Generator().manual_seed(5)
+    features, labels = torch.randn(200, 3, generator=generator), torch.randint(0, 3, (200,), generator=generator)
+    ten = neighbor_predictions(features, labels, num_classes=3, k=10)
+    assert torch.equal(neighbor_predictions(features, labels, num_classes=3), ten)
+    assert not torch.equal(neighbor_predictions(features, labels, num_classes=3, k=11), ten)
+    (score,) = neighbor_scores({"h": features}, labels, num_classes=3)
+    assert score.accuracy == float((ten == labels).double().mean())
+
+
+@pytest.mark.parametrize("distance", [1e6, 1e10])
+@pytest.mark.parametrize("leave_one_out", [True, False])
+def test_neighbors_in_groups_that_are_far_apart(distance, leave_one_out):
+    """Products of features lose all digits of the distances within a group, wherever the center is."""
+    generator = torch.Generator().manual_seed(6)
+    features = distance * torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]]).double().repeat(20, 1)
+    features += distance * 1e-9 * torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 3, (40,), generator=generator)
+    queries = None if leave_one_out else features.roll(1, dims=0) + distance * 1e-9
+    for k in (1, 3):
+        found = neighbor_predictions(features, labels, num_classes=3, k=k, queries=queries)
+        expected = oracle(features.numpy(), labels.numpy(), k, 3, None if leave_one_out else queries.numpy())
+        assert found.tolist() == expected
+
+
+def test_samples_that_are_all_the_same_are_decided_by_the_first():
+    zeros, labels = torch.zeros(5, 2), torch.tensor([1, 0, 0, 1, 0])
+    assert neighbor_predictions(zeros, labels, num_classes=2, k=1).tolist() == [0, 1, 1, 1, 1]
+    assert neighbor_predictions(zeros, labels, num_classes=2, k=1, queries=zeros[:2]).tolist() == [1, 1]
+
+
+def test_no_queries_have_no_decisions():
+    found = neighbor_predictions(
+        torch.randn(5, 2), torch.tensor([1, 0, 0, 1, 0]), num_classes=2, k=1, queries=torch.zeros(0, 2)
+    )
+    assert found.shape == (0,)

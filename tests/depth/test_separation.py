@@ -68,3 +68,13 @@ def test_separation_is_k_times_nc1_by_sample():
     statistics = layer_statistics(features, labels, 4)
     nc1 = m.between_inverse_trace(statistics.centers, statistics.within, "he_su")
     assert float(m.separation(statistics.centers, statistics.within)) == pytest.approx(4 * float(nc1), rel=1e-14)
+
+
+def test_where_there_is_no_half_life():
+    """It falls in none of these, and a constant one never halves."""
+    for values in ([0.0, 0.0], [1.0, 0.0], [1.0, 2.0, 1.0], [1.0, 1.5, 2.0], [1.0, math.inf]):
+        assert math.isnan(separation_law(values).half_life), values
+    assert separation_law([2.0, 2.0, 2.0]).half_life == math.inf
+    assert separation_law([4.0, 2.0]).half_life == pytest.approx(1)
+    # Far below 1 as well.
+    assert separation_law([1e-3, 1e-4]).rho == pytest.approx(0.1)

@@ -10,7 +10,7 @@ import torch
 
 import reference
 from ncollapse.depth import GRID, GeodesicCurve, LineDecisions, polar_alignment, theorem1, theorem2, theorem3
-from ncollapse.depth.theorems import _negative_intervals
+from ncollapse.depth.theorems import _negative_intervals, _pfc2_slope, _slope
 from ncollapse.etf import helmert_basis, simplex_etf
 from ncollapse.statistics import PairedMoments
 
@@ -97,7 +97,7 @@ def test_class_means_that_all_begin_at_one_point_have_no_correlation():
 @pytest.mark.parametrize(
     ("start", "end", "pole"), [((-1, 1), (2, -2), 1 / 3), ((-1, 1), (0.1, -0.1), 10 / 11), ((3, -1), (-5, 7), 1 / 4)]
 )
-@pytest.mark.parametrize("end_noise", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("end_noise", [0.0, 0.1, 1.0, -0.4])
 def test_pfc1_is_largest_where_the_class_means_cross(start, end, pole, end_noise):
     labels = torch.arange(2).repeat(20)
     noise = normal(torch.Generator().manual_seed(0), 40, 1)
@@ -118,10 +118,12 @@ def test_features_that_are_turned_over_as_a_whole_have_no_pole(factor):
 
 
 @pytest.mark.parametrize("exponent", [-140, -80, 80, 140])
-def test_the_theorems_do_not_depend_on_the_scale(exponent):
+@pytest.mark.parametrize("spread", [0.1, 0.0, "start"])
+def test_the_theorems_do_not_depend_on_the_scale(exponent, spread):
+    """Collapsed at the end, at the start, or nowhere."""
     for seed in range(8):
         x, y, labels = collapsed(seed)
-        y = y + 0.1 * x
+        x, y = (y, x) if spread == "start" else (x, y + spread * x)
         curves = [curve_of(s * x, s * y, labels, 4) for s in (1.0, 10.0**exponent)]
         first, other = (theorem1(curve) for curve in curves)
         assert (first.holds, first.monotone) == (other.holds, other.monotone)
@@ -468,3 +470,25 @@ def test_an_empty_class_guarantees_nothing():
     x, y, labels = collapsed(0)
     result = theorem3(LineDecisions.from_batch(x, y, labels, PairedMoments.from_batch(x, y, labels, 5)))
     assert (result.guaranteed, result.violating_pairs, result.num_pairs, result.num_falls) == (None, None, 64, None)
+
+
+@pytest.mark.parametrize("largest", range(4))
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_coefficients_are_rounding_relative_to_the_largest_of_their_products(largest, sign):
+    """Which of the four it is depends on the units of the two layers."""
+    w, b = [(3.0, 1e-3, 1e-3), (1e-3, 3.0, 1e-3), (3.0, 1e-3, 1e-3), (1e-3, 1e-3, 3.0)][largest], (1e-3, 2.0, 1e-3)
+    b = b if largest == 0 else (1e-3, 1e-3, 2.0) if largest == 2 else (2.0, 1e-3, 1e-3)
+    assert _slope([sign * x for x in w], b)[1] == pytest.approx(6e-12, rel=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_the_slope_of_pfc2_does_not_depend_on_the_unit(unit):
+    """Nor does what of it is rounding: of two frames all is."""
+    generator = torch.Generator().manual_seed(3)
+    start, end = normal(generator, 5, 7), normal(generator, 5, 7)
+    frame = simplex_etf(5, 7)
+    for ends, is_rounding in (((start, end), False), ((frame, 3.1 * frame), True)):
+        grams = [gram.numpy() for gram in line_of_means(*ends).gram_coefficients()]
+        expected, found = _pfc2_slope(*grams), _pfc2_slope(*(unit * gram for gram in grams))
+        assert (expected == 0).all() == (found == 0).all() == is_rounding
+        assert is_rounding or found / unit**3 == pytest.approx(expected, rel=1e-9)

@@ -168,3 +168,45 @@ def test_too_few_directions_or_pairs_are_refused():
         sliced_wasserstein2(x, x, num_directions=10)
     with pytest.raises(ValueError, match=r"num_pairs must be 1 or more, got 0\. The default is a million"):
         pair_violations(x, x, num_pairs=0)
+
+
+def test_what_is_drawn_unless_asked_for(monkeypatch):
+    x, y = normal(19, 1500, 2), normal(20, 1500, 2)
+    assert sliced_wasserstein2(x[:30], y[:30]) == sliced_wasserstein2(x[:30], y[:30], num_directions=500, seed=0)
+    found = pair_violations(x, y)
+    assert found == pair_violations(x, y, num_pairs=10**6, seed=0)
+    assert (found.num_pairs, found.exact) == (10**6, False)
+    products, rounds = module._products, []
+    monkeypatch.setattr(module, "_products", lambda *arguments: (rounds.append(1), products(*arguments))[1])
+    assert torch.equal(swap_bound(x[:30], y[:30]).order, swap_bound(x[:30], y[:30], rounds=1000, seed=0).order)
+    assert len(rounds) == 2000
+
+
+def test_the_fewest_that_can_be_asked_for():
+    x, y = normal(21, 25, 3), normal(22, 25, 3)
+    assert sliced_wasserstein2(x, y, num_directions=200).num_directions == 200
+    assert pair_violations(x, y, num_pairs=1).num_pairs == 1
+    assert pair_violations(x[:2], -x[:2], num_pairs=1) == module.PairViolations(1, 1, True)
+    # One pair less than there are.
+    assert not pair_violations(x, y, num_pairs=299).exact
+
+
+def test_every_round_of_swaps_asks_all_samples():
+    x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    assert swap_bound(x, x.flip(0), rounds=1).cost == 0
+    same = torch.ones(8, 2, dtype=torch.float64)
+    assert swap_bound(same, same).swaps == 0
+    assert pair_violations(torch.zeros(8, 2), torch.zeros(8, 2)).violating == 0
+
+
+@pytest.mark.parametrize("crossing", [(0, 1), (0, 2), (1, 2)])
+def test_any_pair_is_drawn_with_the_same_chance(crossing):
+    """Of three samples one pair crosses: it is a third of those that are drawn."""
+    i, j = crossing
+    (k,) = {0, 1, 2} - {i, j}
+    x, y = torch.zeros(3, 2, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
+    x[i, 0], x[j, 0], y[i, 0], y[j, 0] = 1.0, -1.0, -1.0, 1.0
+    x[k, 1] = y[k, 1] = 9.0
+    rates = [pair_violations(x, y, num_pairs=2, seed=seed).rate for seed in range(400)]
+    assert pair_violations(x, y).violating == 1
+    assert abs(np.mean(rates) - 1 / 3) < 4 * math.sqrt(2 / 9 / 800)

@@ -61,6 +61,8 @@ def neighbor_predictions(
             f"neighbor_predictions needs 1 <= k <= {available} neighbors and queries of {train.shape[1]} features, "
             f"got k={k} and {asked.shape[1]} features. Lower k, or pass features of one layer."
         )
+    if not len(asked):
+        return labels[:0]
     # Products of centered features, so that a common offset does not cost them their digits.
     centered = train - train.mean(dim=0)
     squares = centered.square().sum(dim=1)
@@ -69,7 +71,7 @@ def neighbor_predictions(
         own = rows if queries is None else None
         may_be_near = _candidates(asked[rows] - train.mean(dim=0), centered, squares, k, own)
         parts.append(_vote(asked[rows], train, may_be_near, labels, num_classes, k))
-    return torch.cat(parts) if parts else labels[:0]
+    return torch.cat(parts)
 
 
 def _candidates(asked: Tensor, centered: Tensor, squares: Tensor, k: int, own: Tensor | None) -> Tensor:
