@@ -11,10 +11,14 @@ from ncollapse.surrogates import (
     LBFGS,
     UFM,
     Certificate,
+    EliminatedFeatures,
     GradientDescent,
+    GroupedNewton,
+    MarginFlow,
     NotConverged,
     Problem,
     ProjectedGradient,
+    Proximal,
     SmoothedReLU,
 )
 from ncollapse.surrogates.solving import solvers
@@ -304,3 +308,15 @@ def test_each_descent_goes_on_to_a_tenth_of_the_tolerance():
         (gradient,) = torch.autograd.grad(value, leaf)
         assert run.converged
         assert relative_gradient(float(value.detach()), {"a": gradient}, {"a": leaf.detach()}) <= 0.1 * tolerance
+
+
+def test_defaults_are_those_of_the_help():
+    """What a user leaves out is what ``ncollapse solve`` prints."""
+    assert LBFGS() == LBFGS(tolerance=1e-6, max_iterations=20_000, memory=30)
+    assert GradientDescent() == GradientDescent(learning_rate=0.1, tolerance=1e-9, max_iterations=100_000)
+    assert ProjectedGradient() == ProjectedGradient(tolerance=1e-7, max_iterations=20_000)
+    assert SmoothedReLU() == SmoothedReLU(widths=(0.1, 0.01, 0.001, 0.0001), tolerance=1e-4, descent=LBFGS())
+    assert Proximal() == Proximal(tolerance=1e-12, max_iterations=100_000)
+    assert GroupedNewton() == GroupedNewton(tolerance=1e-12, max_iterations=200)
+    assert MarginFlow() == MarginFlow(learning_rate=1.5, num_steps=50_000, tolerance=1e-2)
+    assert EliminatedFeatures() == EliminatedFeatures(starts=6, descent=LBFGS())
