@@ -98,7 +98,8 @@ def test_the_ratio_near_collapse_beside_its_formula():
 
 
 @pytest.mark.parametrize(
-    ("counts", "expected"), [((3, 3, 1, 1), 2), ((2, 2, 2), 0), ((1, 3, 3), 0), ((3, 2, 1), 0), ((5, 1, 1, 1), 1)]
+    ("counts", "expected"),
+    [((3, 3, 1, 1), 2), ((2, 2, 2), 0), ((1, 3, 3), 0), ((3, 2, 1), 0), ((2, 1, 2), 0), ((5, 1, 1, 1), 1)],
 )
 def test_majorities_are_counted(counts, expected):
     problem = LayerPeeled(counts, energy_w=1.0, energy_h=2.0)

@@ -179,6 +179,9 @@ def test_separability_counts_samples_nearer_to_their_own_mean():
                 gaps = [torch.linalg.norm(samples[own] - means[0, k], dim=1) for k in (own, other)]
                 nearer.append(float((gaps[0] < gaps[1]).double().mean()))
     assert pairwise_separability(path) == pytest.approx(sum(nearer) / 12, rel=1e-12)
+    # Half way is not nearer, from either side.
+    ends = torch.tensor([[[0.0], [2.0]]])
+    assert pairwise_separability(SDEPath(torch.tensor([0.0]), ends, torch.ones(2, 3, 1), ())) == 0
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,11 @@ def test_rounding_off_is_a_mean_over_shifts():
     shifts = torch.linspace(-0.1, 0.1, 20_001, dtype=torch.float64)
     expected = torch.relu(inputs.unsqueeze(1) + shifts).mean(dim=1)
     assert torch.allclose(rounded_relu(inputs, 0.1), expected, atol=1e-5)
-    assert torch.equal(rounded_relu(inputs, 0.0), torch.relu(inputs))
+    wide = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
+    assert rounded_relu(wide, 1.0).tolist() == [0, 0.0625, 0.25, 0.5625, 1, 2]
+    leaf = torch.tensor([-1.0, 0.0, 2.0], requires_grad=True)
+    assert torch.equal(rounded_relu(leaf, 0.0), torch.relu(leaf))
+    assert torch.autograd.grad(rounded_relu(leaf, 0.0).sum(), leaf)[0].tolist() == [0, 0, 1]
 
 
 def test_margins_get_more_alike_along_plain_descent():

@@ -18,9 +18,11 @@ from ncollapse.surrogates import (
     FixedETF,
     LayerPeeled,
     MaxMargin,
+    NearCollapse,
     NormalizedFeatures,
     UnregularizedUFM,
     WeightNormalizedNet,
+    minority_collapse_ratio,
 )
 
 COUNTS = (3, 1, 2)
@@ -343,5 +345,27 @@ def test_bounds_of_the_max_margin_problem_at_the_origin():
     problem = MaxMargin((4, 4, 4), 3)
     origin = {name: 0 * part for name, part in problem.start(0).items()}
     assert problem.certificate(origin).lower_bound == pytest.approx(4, rel=1e-12)
+    assert float(problem.objective(origin)) == math.inf
+    assert all(torch.equal(part, origin[name]) for name, part in problem.complete(origin).items())
     wrong = problem.complete(problem.start(2))
     assert all(torch.equal(part, problem.start(2)[name]) for name, part in wrong.items())
+
+
+def test_the_least_numbers_that_are_allowed():
+    """One less is refused elsewhere."""
+    assert FixedETF(COUNTS, 2).closed_form().certified
+    assert UnregularizedUFM((2, 2, 2), 2).closed_form().certified
+    assert minority_collapse_ratio(1, 2, lambda_w=0.1, lambda_h=0.1, num_samples=20) == (5 - 2) / 1
+    with pytest.raises(ValueError, match=r"counts must be positive, one for each"):
+        LayerPeeled((1.0, 0.0), energy_w=1.0, energy_h=1.0)
+    with pytest.raises(ValueError, match=r"counts must be positive, one for each"):
+        LayerPeeled((1.0, math.inf), energy_w=1.0, energy_h=1.0)
+    with pytest.raises(ValueError, match=r"dim must be finite and positive"):
+        LayerPeeled((1.0, 1.0), 0, energy_w=1.0, energy_h=1.0)
+    model = NearCollapse((2, 2, 2), scale=1.0, lambda_w=0.1, lambda_h=0.1)
+    assert model.inputs(3, 0.0, 0)[0].tolist() == np.eye(3)[np.repeat([0, 1, 2], 2)].tolist()
+    # c = 1: all collapses, whatever the bias.
+    edge = UFM((1, 1), 2, loss="mse", lambda_w=0.5, lambda_h=0.5, bias="regularized", lambda_b=0.3)
+    assert float(edge.collapse_numbers[0]) == 1
+    assert edge.closed_form().certified
+    assert float(edge.closed_form().variables["weight"].abs().max()) == 0

@@ -237,6 +237,7 @@ def test_an_objective_that_rises_along_a_flow_is_told_with_its_time():
         ValueError, match=r"must fall along the flow, but at t = 0\.8 it went from \S+ to \S+ with steps of 0\.1\."
     ):
         follow(Well(), turning, {"features": FEATURES}, 2.0, 20)
+    assert follow(Well(), falling, {"features": 0 * FEATURES}, 1.0, 3).value == 0
     # What rounding adds is no rise.
     still = follow(Well(), lambda point: {"features": 1e-12 * point["features"]}, {"features": FEATURES}, 1.0, 3)
     assert len(still.path) == 4

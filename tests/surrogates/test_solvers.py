@@ -175,6 +175,19 @@ def test_an_objective_that_vanishes_ends_a_descent():
         assert run.history[-2] > 1e-16 * run.history[0]
 
 
+@pytest.mark.parametrize("size", [1e6, 1e-6])
+def test_zero_is_relative_to_the_first_value(size):
+    """The fourth power of the distance, along which the descent has no sudden end."""
+
+    class Flat(Bowl):
+        def objective(self, variables):
+            return size * (variables["features"] - TARGET).square().square().sum()
+
+    run = LBFGS(tolerance=0.0).run(Flat(), Flat().start(1))
+    assert run.converged
+    assert run.history[-1] <= 1e-16 * run.history[0] < run.history[-2]
+
+
 def test_a_convex_program_is_polished_on_the_way(monkeypatch):
     """With tiny decays descent alone creeps; a proximal step every few steps brings it to the end."""
     problem = UFM((4, 2, 1), 3, loss="mse", lambda_w=1e-5, lambda_h=1e-5)
@@ -320,3 +333,20 @@ def test_defaults_are_those_of_the_help():
     assert GroupedNewton() == GroupedNewton(tolerance=1e-12, max_iterations=200)
     assert MarginFlow() == MarginFlow(learning_rate=1.5, num_steps=50_000, tolerance=1e-2)
     assert EliminatedFeatures() == EliminatedFeatures(starts=6, descent=LBFGS())
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [LBFGS(tolerance=0.0), GradientDescent(0.1, tolerance=0.0), ProjectedGradient(tolerance=0.0)],
+    ids=lambda s: type(s).__name__,
+)
+def test_a_start_without_a_slope_has_converged_at_any_tolerance(solver):
+    problem = BowlInBalls() if isinstance(solver, ProjectedGradient) else Bowl()
+    start = {"features": TARGET.clone()}
+    if isinstance(solver, ProjectedGradient):
+        start = {"features": torch.zeros(2, 2, dtype=torch.float64)}
+        problem.objective = lambda variables: 2 + (CURVATURES * variables["features"].square()).sum()
+    run = solver.run(problem, start)
+    assert run.converged
+    assert len(run.history) == 1
+    assert torch.equal(run.variables["features"], start["features"])

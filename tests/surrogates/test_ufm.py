@@ -251,6 +251,7 @@ def test_the_smallest_dimension():
         ("mse free", {}, "c < 1", 20 * math.sqrt(1e-5 / 5), 1.0),
         ("ce", {"lambda_w": 5.0}, "c < 1", 20 * math.sqrt(1e-2 / 5), 1.0),
         ("mse regularized", {}, "λ_b <= c / (1 - c)", 0.05, 0.0282842712 / 0.9717157288),
+        ("mse regularized", {"lambda_w": 14.0}, "c < 1", 20 * math.sqrt(2.8e-2 / 5), 1.0),
         ("mse regularized", {"lambda_w": 50.0}, "c < 1", 20 * math.sqrt(1e-1 / 5), 1.0),
     ],
 )
