@@ -267,3 +267,46 @@ def test_first_means_without_a_direction_are_on_no_polar_frame():
     end = (left * [1.0, 1.0, 1.0]) @ right
     for sizes, known in (((1.0, 1e-5, 5e-10), False), ((1.0, 0.5, 5e-10), False), ((1.0, 1e-5, 5e-9), True)):
         assert math.isfinite(flattening(curve((left * sizes) @ right, end)).polar_distance) is known
+
+
+def test_a_billionth_is_rounding():
+    """In the singular values of the first means, and in the distance of an end that has no radius."""
+    rng = np.random.default_rng(6)
+    left, right = frames(rng, 4, 6)
+    end = (left * [1.0, 1.0, 1.0]) @ right
+    for share, known in ((0.8e-9, False), (1.5e-9, True)):
+        found = flattening(curve((left * [1.0, 0.5, share]) @ right, end))
+        assert math.isfinite(found.polar_distance) is known
+    start = (left * [3.0, 2.0, 1.0]) @ right
+    sideways = frames(np.random.default_rng(7), 4, 6)[0][:, :1] @ np.linalg.svd(right)[2][-1:]
+    for share, known in ((0.8e-9, True), (1.5e-9, False)):
+        found = flattening(curve(start, end / np.linalg.norm(end) + share * sideways))
+        assert found.radius < 1e-10
+        assert found.defect == pytest.approx(share, rel=1e-3)
+        assert found.guaranteed is known
+
+
+def test_a_frame_needs_one_dimension_less_than_classes():
+    rng = np.random.default_rng(8)
+    start, end = rng.normal(size=(2, 4, 3))
+    assert math.isfinite(flattening(curve(start, end)).etf_distance)
+    assert flattening(curve(start, end)).etf_sufficient in (True, False)
+
+
+def test_conditions_of_theorem_2_are_those_of_the_nearest_frame():
+    """On means of norm one each, since both are about the size of the step as well."""
+    seen = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        start, end = (x - x.mean(axis=0) for x in rng.normal(size=(2, 4, 6)))
+        end = start + rng.uniform(0, 2) * end if seed % 2 else end
+        start, end = start / np.linalg.norm(start), end / np.linalg.norm(end)
+        left, sizes, right = np.linalg.svd(end, full_matrices=False)
+        frame = sizes[:3].mean() * left[:, :3] @ right[:3]
+        start = frame + rng.uniform(0, 1) * (start - frame)
+        start /= np.linalg.norm(start)
+        expected = theorem2(curve(start, frame))
+        found = flattening(curve(start, end))
+        assert found.etf_sufficient == (expected.sufficient_a or expected.sufficient_b)
+        seen.add(found.etf_sufficient)
+    assert seen == {True, False}

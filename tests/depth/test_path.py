@@ -313,3 +313,42 @@ def test_an_unknown_position_lists_those_that_are():
 def test_a_path_needs_two_layers_of_one_shape(layers):
     with pytest.raises(ValueError, match=r"at least two layers of one shape \(N, d\), got \d of shapes \["):
         PathStatistics.from_batch(layers)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_step_has_a_direction_above_a_trillionth_of_the_path(scale):
+    """Sideways steps of 1.5 and 0.7 trillionths of a path of length 2."""
+    for share, counts in ((1.5e-12, True), (0.7e-12, False)):
+        points = [[0.0, 0.0], [1.0, 0.0], [1.0, 2 * share], [2.0, 2 * share]]
+        layers = [scale * torch.tensor([p], dtype=torch.float64) for p in points]
+        path = PathStatistics.from_batch(layers, zero_means(layers))
+        assert path.line_shape.item() == pytest.approx(3 / math.sqrt(5) if counts else 1.0, rel=1e-6)
+        assert path.turn_counts.tolist() == [counts, counts]
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_shares_do_not_depend_on_the_scale(scale):
+    one, other = (PathStatistics.from_batch([s * layer for layer in trajectories(12)]) for s in (1.0, scale))
+    for name in ("efficiency", "speed_cov", "chord_deviation", "r_squared", "turning_by_layer"):
+        assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-9), name
+
+
+def test_a_sample_that_stays_turns_nowhere():
+    layers = [torch.tensor([[1.0, 1.0], [x, y]], dtype=torch.float64) for x, y in ((0, 0), (1, 0), (1, 1))]
+    path = PathStatistics.from_batch(layers, zero_means(layers))
+    assert (path.turn_counts.tolist(), path.turning_by_layer) == ([1], pytest.approx([math.pi / 2]))
+
+
+def test_repr_names_the_numbers_of_the_path():
+    path = PathStatistics.from_batch(trajectories(12))
+    assert repr(path) == (
+        f"PathStatistics(13 samples through 6 layers: straightness {float(path.straightness.mean()):.4g}, efficiency "
+        f"{path.efficiency:.4g}, chord deviation {path.chord_deviation:.4g}, r² {path.r_squared:.4g}, speed cov "
+        f"{path.speed_cov:.4g})"
+    )
+
+
+def test_a_step_that_stands_still_parts_the_turns():
+    layers = [torch.tensor([p], dtype=torch.float64) for p in ([0.0, 0], [1, 0], [1, 0], [1, 1], [0, 1])]
+    path = PathStatistics.from_batch(layers, zero_means(layers))
+    assert path.turn_counts.tolist() == [0, 0, 1]

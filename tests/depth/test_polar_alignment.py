@@ -122,3 +122,23 @@ def test_undefined_where_means_coincide_or_are_missing():
     missing = GeodesicCurve(PairedMoments.from_batch(start, start, torch.tensor([0, 1, 0]), 3))
     assert math.isnan(polar_alignment(missing).alignment)
     assert polar_alignment(missing).guaranteed is None
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_the_alignment_does_not_depend_on_the_scale(scale):
+    generator = torch.Generator().manual_seed(12)
+    start, end = means(generator, 4, 6), means(generator, 4, 6)
+    one, other = (polar_alignment(line_of_means(s * start, s * end)) for s in (1.0, scale))
+    assert (other.alignment, other.end_distance) == pytest.approx((one.alignment, one.end_distance), rel=1e-9)
+
+
+def test_an_end_within_a_billionth_of_a_frame_is_one():
+    start = means(torch.Generator().manual_seed(13), 4, 6)
+    frame = polar(start)
+    sideways = means(torch.Generator().manual_seed(14), 4, 6)
+    told = set()
+    for share in np.geomspace(1e-10, 1e-8, 41):
+        found = polar_alignment(line_of_means(start, frame + float(share) * sideways))
+        assert found.guaranteed == (found.end_distance <= 1e-9 and found.alignment >= 1 - 1e-9)
+        told.add(found.guaranteed)
+    assert told == {True, False}

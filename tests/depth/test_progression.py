@@ -140,3 +140,17 @@ def test_effective_depth_refuses_what_has_no_answer(errors, epsilon, first):
         ValueError, match=f"needs epsilon >= 0 and errors of at least {first + 1} layers, got epsilon={epsilon}"
     ):
         effective_depth(errors, epsilon, first_layer=first)
+
+
+def test_what_is_asked_unless_said():
+    assert EPSILONS == (0.0, 0.001, 0.005, 0.01, 0.02, 0.05)
+    assert progression([1.0, 1.5]) == progression([1.0, 1.5], tolerance=0.0)
+    assert progression([1.0, 1.5]).violations == (1,)
+    assert effective_depth([0.005, 0.0]).depth == effective_depth([0.005, 0.0], 0.005, first_layer=0).depth == 0
+    with pytest.raises(ValueError, match=r"errors of at least 1 layers, got epsilon=0\.005 and 0 layers"):
+        effective_depth([])
+
+
+def test_two_values_are_enough_for_a_correlation():
+    assert progression([3.0, 1.0]).kendall_tau == pytest.approx(-1)
+    assert progression([2.0, 1.0, 1.0]).kendall_tau == pytest.approx(kendall_tau_b([2.0, 1.0, 1.0]))

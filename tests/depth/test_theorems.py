@@ -10,7 +10,7 @@ import torch
 
 import reference
 from ncollapse.depth import GRID, GeodesicCurve, LineDecisions, polar_alignment, theorem1, theorem2, theorem3
-from ncollapse.depth.theorems import _negative_intervals, _pfc2_slope, _slope
+from ncollapse.depth.theorems import _negative_intervals, _pfc2_slope, _slope, has_distinct_means
 from ncollapse.etf import helmert_basis, simplex_etf
 from ncollapse.statistics import PairedMoments
 
@@ -492,3 +492,71 @@ def test_the_slope_of_pfc2_does_not_depend_on_the_unit(unit):
         expected, found = _pfc2_slope(*grams), _pfc2_slope(*(unit * gram for gram in grams))
         assert (expected == 0).all() == (found == 0).all() == is_rounding
         assert is_rounding or found / unit**3 == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.95, 1.0, 1.05])
+@pytest.mark.parametrize(("start", "end", "pole"), [((-1, 1), (2, -2), 1 / 3), ((-1, 1), (0.1, -0.1), 10 / 11)])
+def test_a_pole_that_the_samples_nearly_share(share, start, end, pole):
+    """Where every sample crosses its own mean too, PFC1 is the same on both sides; a little off, it is infinite there."""
+    labels = torch.arange(2).repeat(20)
+    noise = normal(torch.Generator().manual_seed(0), 40, 1)
+    noise = 0.1 * (noise - torch.stack([noise[labels == k].mean(0) for k in range(2)])[labels])
+    x = torch.tensor(start, dtype=torch.float64)[labels, None] + noise
+    y = torch.tensor(end, dtype=torch.float64)[labels, None] - share * (1 - pole) / pole * noise
+    found = theorem1(curve_of(x, y, labels, 2)).argmax_t
+    assert found == pytest.approx(pole, abs=1e-9) if share != 1 else found in (0.0, 1.0)
+
+
+def test_a_cost_of_one_meets_the_first_condition():
+    frame = simplex_etf(4, 3)
+    for factor, holds in ((2.0, True), (2.001, False)):
+        result = theorem2(line_of_means(factor * frame, frame))
+        assert (result.relative_cost, result.sufficient_a) == (pytest.approx(factor - 1), holds)
+
+
+def test_pfc_is_undefined_exactly_where_the_class_means_of_an_end_do_not_differ():
+    """One rounding floor for both: no number where a theorem finds nothing to say, and none missing where it does."""
+    generator = torch.Generator().manual_seed(9)
+    labels, spread = torch.arange(3).repeat(4), normal(generator, 3, 5)
+    offset, end = 1e4 * normal(generator, 5), normal(generator, 3, 5)[labels]
+    floor = curve_of(offset.expand(12, 5), end, labels, 3).paired.first.rounding_floor
+    size, seen = float((3 * floor / (spread - spread.mean(dim=0)).square().sum()).sqrt()), set()
+    for exponent in np.linspace(-0.5, 0.5, 161):
+        start = offset + size * 10**exponent * spread[labels]
+        curve = curve_of(start, end, labels, 3)
+        distinct = has_distinct_means(curve)
+        assert bool(curve.pfc2([0.0]).isnan()) is not distinct
+        assert (theorem1(curve).holds is not None) is distinct
+        seen.add(distinct)
+    assert seen == {True, False}
+
+
+def counted(x, y, labels, num_classes):
+    """Pairs as the theory page has them, in whole numbers: ties are no violations."""
+    means = [np.array([h[labels == k].mean(axis=0) for k in range(num_classes)]) for h in (x, y)]
+    count, ties = 0, 0
+    for h, own in zip(x, labels, strict=True):
+        for j in set(range(num_classes)) - {own}:
+            delta_a = np.sum((h - means[0][j]) ** 2) - np.sum((h - means[0][own]) ** 2)
+            b = np.dot(h - means[0][j], means[1][own] - means[1][j])
+            c = np.sum((means[1][own] - means[1][j]) ** 2)
+            count += delta_a > 0 and b < 0 and b * b > delta_a * c
+            ties += delta_a == 0 or b == 0 or b * b == delta_a * c
+    return count, ties
+
+
+def test_violating_pairs_are_counted_with_their_ties():
+    count = ties = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        labels = np.arange(2).repeat(2)
+        x, y = rng.integers(-2, 3, size=(2, 4, 2)).astype(float)
+        y = np.array([y[labels == k].mean(axis=0) for k in labels])
+        paired = PairedMoments.from_batch(*map(torch.tensor, (x, y, labels)), 2)
+        line = LineDecisions.from_batch(*map(torch.tensor, (x, y, labels)), paired)
+        if bool((paired.separations[0][0, 1] == 0) | (paired.separations[2][0, 1] == 0)):
+            continue
+        found = counted(x, y, labels, 2)
+        assert int(line.violating_pairs) == found[0], seed
+        count, ties = count + found[0], ties + found[1]
+    assert min(count, ties) > 20

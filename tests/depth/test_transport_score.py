@@ -1,6 +1,7 @@
 """The optimal transport score against brute force over permutations, closed forms, and what subsampling must do to it."""
 
 import math
+import sys
 from dataclasses import fields
 from itertools import permutations
 
@@ -145,3 +146,31 @@ def test_other_wrong_arguments_are_refused():
         label_wasserstein2_squared(x, x, labels[:2])
     with pytest.raises(ValueError, match=r"num_samples must be in \[0, 3\], the number of labels, got 4. Draw fewer"):
         stratified_sample(labels, 4, generator())
+
+
+def test_two_thousand_samples_of_five_repeats_unless_asked_for(monkeypatch):
+    module = sys.modules["ncollapse.depth.transport_score"]
+    monkeypatch.setattr(module, "wasserstein2_squared", lambda first, last: float(len(first)))
+    labels = torch.arange(2001) % 3
+    found = transport_score(normal(0, 2001, 1), normal(1, 2001, 1), labels)
+    assert (found.num_samples, found.total_samples, found.repeats, found.exact) == (2000, 2001, 5, False)
+
+
+def test_the_fewest_samples_and_repeats():
+    x, y, labels = normal(2, 8, 2), normal(3, 8, 2), torch.arange(8) % 2
+    whole = transport_score(x, y, labels, max_samples=8)
+    assert (whole.repeats, whole.num_samples, whole.exact) == (1, 8, True)
+    assert whole == transport_score(x, y, labels)
+    one = transport_score(x, y, labels, max_samples=1, repeats=2)
+    assert (one.num_samples, one.repeats, one.score.mean) == (1, 2, pytest.approx(1))
+    assert math.isfinite(one.wasserstein2.spread)
+    assert stratified_sample(labels, 0, generator()).tolist() == []
+    assert stratified_sample(labels[:0], 0, generator()).tolist() == []
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_scores_do_not_depend_on_the_scale(scale):
+    x, y, labels = normal(2, 8, 2), normal(3, 8, 2), torch.arange(8) % 2
+    one, other = transport_score(x, y, labels), transport_score(scale * x, scale * y, labels)
+    assert (other.score.mean, other.label_score.mean) == pytest.approx((one.score.mean, one.label_score.mean), rel=1e-9)
+    assert one.score.mean < one.label_score.mean < 1

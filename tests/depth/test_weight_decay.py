@@ -245,3 +245,30 @@ def test_shapes_that_do_not_fit_are_refused():
         normalized_bound(moments, (torch.ones(3), torch.ones(4)))
     with pytest.raises(ValueError, match=r"outer weight must have shape \(e, 7\) .* got \(4, 6\)\. Pass the layers"):
         two_layer_bound(moments, (torch.zeros(7, 4), None), (torch.zeros(4, 6), None))
+
+
+def test_inputs_of_one_number():
+    """With and without a bias the bounds are those of the same affine map."""
+    h, weight, outer = normal(17, 9, 1), (normal(18, 3, 1), None), (normal(19, 2, 3), normal(20, 2))
+    zero = (weight[0], torch.zeros(3, dtype=torch.float64))
+    moments = block(h, weight, outer)
+    found, same = two_layer_bound(moments, weight, outer), two_layer_bound(moments, zero, outer)
+    assert found == same
+    assert found.energy <= found.by_moment <= found.by_weights
+
+
+def test_words_name_the_sizes_that_are_needed():
+    moments = BlockMoments.from_batch(normal(16, 5, 4), normal(16, 5, 4))
+    words = r"shape \(e, 7\) for the inner one's 7 outputs, got \(6,\)\."
+    with pytest.raises(ValueError, match=words):
+        two_layer_bound(moments, (torch.zeros(7, 4), None), (torch.zeros(6), None))
+    with pytest.raises(ValueError, match=r"shape \(e, 4\) for the block's inputs of 4 numbers, got \(4,\)\."):
+        single_layer_bound(moments, torch.zeros(4))
+    norm = (torch.ones(4), torch.ones(4))
+    with pytest.raises(ValueError, match=r"got shapes \[\(4,\), \(4,\), \(2, 3\)\]\. Pass the parameters"):
+        normalized_bound(moments, norm, (torch.ones(2, 3), torch.ones(2)))
+    with pytest.raises(ValueError, match=r"got shapes \[\(4,\), \(3,\)\]\."):
+        normalized_bound(moments, (norm[0], torch.ones(3)))
+    for inputs, outputs in ((torch.zeros(5), torch.zeros(5, 2)), (torch.zeros(5, 2), torch.zeros(5))):
+        with pytest.raises(ValueError, match="one row per sample"):
+            BlockMoments.from_batch(inputs, outputs)

@@ -138,6 +138,18 @@ def test_a_damaged_earlier_save_is_no_source(run):
     assert os.listdir(run) == ["damaged"]
 
 
+def test_what_cannot_be_saved_is_set_aside_as_it_is(run):
+    (run / "checkpoint.safetensors").write_bytes(b"broken")
+    (run / "previous" / "1" / "manifest.json").write_bytes(b"broken")
+    (run / "report.html").write_bytes(b"page")
+    (run / "notes.txt").write_bytes(b"mine")
+    before = contents(run)
+    aside = recover(plan_recovery(run))
+    assert {**contents(aside), "notes.txt": b"mine"} == before
+    assert sorted(os.listdir(run)) == ["damaged", "notes.txt"]
+    assert (aside / "previous" / "1" / "manifest.json").read_bytes() == b"broken"
+
+
 def test_a_repair_leaves_no_leftovers_and_says_what_to_do_next(run):
     (run / f".page.html.{'0' * 16}.tmp").touch()
     assert repair(run, does=True) == [f"{run}: nothing to repair."]
