@@ -8,6 +8,7 @@ import torch
 
 from ncollapse.etf import simplex_etf
 from ncollapse.metrics import cdnv as plain_cdnv
+from ncollapse.metrics import distance_estimates
 from ncollapse.metrics.distance_estimates import cdnv, cdnv_high, cdnv_low
 from ncollapse.metrics.population import Population
 from ncollapse.probe import measure_features
@@ -138,3 +139,33 @@ def test_noise_alone_has_no_interval():
         assert math.isnan(low.value) == math.isnan(high.value)
         assert math.isnan(high.value) or math.isinf(high.value)
     assert undefined >= 5
+
+
+def test_features_at_one_point_have_no_interval():
+    p = population(torch.ones(40, 3), torch.arange(40) % 5, 5)
+    assert all(ends(p).flags == ("noise_only",) for ends in (cdnv_low, cdnv, cdnv_high))
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.8])
+def test_the_lower_end_is_a_tangent_less_what_its_place_owes_to_the_same_noise(scale, monkeypatch):
+    monkeypatch.setattr(distance_estimates, "_quantile", lambda by_class: torch.zeros(()))
+    p = draw(scale * normal(0, 6, 60), 30, 5)
+    k, j = np.triu_indices(6, 1)
+    gram, variances = p.gram.numpy(), p.variances.numpy()
+    squares, noise = gram[k, k] + gram[j, j] - 2 * gram[k, j], distance_estimates._distance_noise(p).numpy()[k, j]
+    kept = max(0, 1 - noise.mean() / squares.var())
+
+    def place(squares):
+        # Where the tangent touches: 1/D̂ without noise, and never negative.
+        near = squares.mean() * (1 - kept) + kept * squares
+        return 2 / (near + np.sqrt(near**2 + 4 * kept * noise))
+
+    def moved(by):
+        return np.array([place(squares + by * (np.arange(15) == pair) - by / 15)[pair] for pair in range(15)])
+
+    a, step = place(squares), 1e-6
+    # Of one distance alone, the mean of all held where it is.
+    slope = (moved(step) - moved(-step)) / (2 * step * 14 / 15)
+    expected = ((variances[k] + variances[j]) / 2 * (2 * a - a**2 * squares + 2 * noise * a * slope)).mean()
+    assert 0.2 < kept < 1
+    assert float(cdnv_low(p).value) == pytest.approx(expected, rel=1e-7)

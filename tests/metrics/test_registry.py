@@ -39,6 +39,23 @@ def test_an_entry_is_complete(metric):
         assert metric.at_collapse == (low if metric.direction == "decreases" else high)
 
 
+# Shares, and cosines by their spread, are at most 1; the distance of two unit vectors is at most 2, but √2 if their inner
+# product cannot be negative, and its square 4. The logarithm of a mean inverse distance of unit vectors is at least -log 2.
+RANGES = {
+    (0.0, 1.0): "nc1_total nc2_equiangularity nc2_equiangularity_weights unc3 pfc3 pfc3_error nc4 nc4_mismatch accuracy "
+    "pfc3.noise pfc3.leave_one_out",
+    (0.0, math.sqrt(2)): "pfc2 pfc2.noise pfc2.population",
+    (0.0, 2.0): "nc2_max_angle nc2_max_angle_weights nc2_etf_weights nc3_etf nc3_cosine",
+    (0.0, 4.0): "nc3",
+    (-math.log(2), math.inf): "hyperspherical_energy",
+}
+
+
+def test_values_have_the_range_that_their_formulas_have():
+    ranges = {name: bounds for bounds, names in RANGES.items() for name in names.split()}
+    assert {name: metric.bounds for name, metric in METRICS.items()} == dict.fromkeys(METRICS, (0.0, math.inf)) | ranges
+
+
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_every_flag_word_is_explained(metric):
     assert metric.undefined_when | metric.flagged_when | {metric.nan_flag} <= set(FLAGS)
