@@ -8,7 +8,7 @@ import torch
 from cases import CASES, layer_statistics, statistics_of
 from ncollapse import metrics as m
 from ncollapse.etf import helmert_basis, simplex_etf
-from ncollapse.metrics import METRICS, evaluate_metrics
+from ncollapse.metrics import METRICS, evaluate_metrics, geometry
 from ncollapse.statistics import ClassMoments, LinearClassifier
 
 
@@ -108,3 +108,14 @@ def test_strong_collapse_asks_for_equal_counts():
     moments = ClassMoments.from_batch(features[:-1], labels[:-1], 4)
     for function in (m.strong_collapse_weights, m.strong_collapse_features, m.strong_collapse_bias):
         assert math.isnan(float(function(moments, classifier)))
+
+
+def test_the_norm_of_a_product_of_many_rows_that_hardly_meet_keeps_its_digits():
+    # In the axes the two meet in the last two columns alone; turned, the sum over the 4×4 products nearly cancels.
+    K, generator = 8000, torch.Generator().manual_seed(0)
+    left, right = 0.5 * torch.rand(2, K, 4, generator=generator, dtype=torch.float64)
+    left[:, 2:] *= 1e-3
+    right[:, :2] = 0
+    expected = ((left[:, 2:].T @ left[:, 2:]) * (right[:, 2:].T @ right[:, 2:])).sum().sqrt()
+    turn, _ = torch.linalg.qr(torch.randn(4, 4, generator=generator, dtype=torch.float64))
+    assert float(geometry._product_norm(left @ turn, right @ turn)) == pytest.approx(float(expected), rel=1e-12)

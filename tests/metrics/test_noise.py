@@ -8,7 +8,7 @@ import torch
 from cases import layer_statistics
 from ncollapse.etf import simplex_etf
 from ncollapse.metrics import METRICS, LayerStatistics, evaluate_metrics
-from ncollapse.metrics.noise import etf_floor, mean_noise, noise_trace, spread_share
+from ncollapse.metrics.noise import direction_shares, etf_floor, mean_noise, noise_trace, spread_share
 from ncollapse.metrics.variability import cdnv
 from ncollapse.probe import measure_features
 from ncollapse.statistics import ClassMoments
@@ -146,3 +146,12 @@ def test_the_flag_of_two_classes_is_not_decided_by_rounding(step):
     row = values(features, torch.tensor([0, 0, 1, 1]), 2)["pfc2"]
     assert row.value <= 1e-15
     assert row.flags == ("two_classes", "undersampled")
+
+
+@pytest.mark.parametrize(("dim", "directions"), [(3, 3), (12, 5)])
+def test_noise_is_spread_evenly_over_the_directions_of_the_class_means(dim, directions):
+    labels = torch.arange(60) % 6
+    moments = ClassMoments.from_batch(normal(0, 60, dim), labels, 6)
+    each = float(noise_trace(moments)) / directions
+    shares = direction_shares(torch.tensor([4 * each, 2 * each, each / 3], dtype=torch.float64), moments, "class")
+    assert shares.tolist() == pytest.approx([0.25, 0.5, 1])

@@ -105,6 +105,23 @@ def test_layers_evaluated_together_have_the_values_and_flags_of_each_alone():
             assert row.flags == own.flags, (name, row.metric)
 
 
+def test_held_out_layers_evaluated_together_have_the_values_of_each_alone():
+    labels, means = torch.arange(40) % 5, 2 * normal(9, 5, 6)
+    sets = [{f"{i}": means[labels] + normal(10 * shift + i, 40, 6) for i in range(3)} for shift in (1, 2)]
+
+    def measured(names):
+        train, test = ({name: layers[name] for name in names} for layers in sets)
+        reference = measure_features(train, labels, num_classes=5, metrics="all")
+        return measure_features(test, labels, num_classes=5, split="test", reference=reference, metrics="all").rows
+
+    together = measured("012")
+    for name in "012":
+        rows = [row for row in together if row.layer == name]
+        for row, own in zip(rows, measured(name), strict=True):
+            assert row.value == pytest.approx(own.value, rel=1e-13, abs=1e-14, nan_ok=True), (name, row.metric)
+            assert row.flags == own.flags, (name, row.metric)
+
+
 def test_every_metric_of_means_and_decisions_takes_several_layers():
     assert {id for id, metric in METRICS.items() if not metric.stacks} == {
         id for id, metric in METRICS.items() if not metric.needs <= {"centers"}

@@ -47,3 +47,6 @@ def test_degenerate_cases():
     exact = ratios(torch.eye(3)[LABELS])
     assert (exact.within_over_between, exact.discriminant) == (0, 0)
     assert math.isnan(ratios(torch.zeros(60, 2)).within_over_between)
+    # Classes that differ in nothing but their samples' order, of whatever size.
+    same = torch.tensor([[1e-3, 0.0], [-1e-3, 0.0]])[torch.arange(60) // 3 % 2]
+    assert ratios(same).within_over_between == math.inf
