@@ -186,3 +186,18 @@ def test_a_standard_error_is_a_column_of_the_table():
     errors = {row.metric: row.standard_error for row in m.rows}
     assert errors["pfc1"] is None
     assert errors["pfc1.population"] > 0
+
+
+def test_standard_errors_are_the_spread_over_draws():
+    # That of NC1 leaves out the error of Σ_W, which is most of it here.
+    names = ["pfc1", "pfc2", "cdnv", "nc2_equinorm", "nc2_equiangularity", "participation_ratio_between"]
+    names = [f"{name}.population" for name in names]
+    means, labels = 4 * normal(0, 5, 8), torch.arange(400) % 5
+    draws = [
+        measure_features(means[labels] + normal(seed, 400, 8), labels, num_classes=5, metrics=names) for seed in range(1, 101)
+    ]
+    for name in names:
+        rows = [next(row for row in m.rows if row.metric == name) for m in draws]
+        spread = torch.tensor([row.value for row in rows]).std()
+        # Of a hundred draws it is known to 7 percent, and an error from four parts of five classes to a fifth.
+        assert sum(row.standard_error for row in rows) / len(rows) == pytest.approx(float(spread), rel=0.25), name
