@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ncollapse.surrogates import CentralPath, balanced, decompose_mse, least_squares_classifier, signal_after
+from ncollapse.surrogates import CentralPath, UnregularizedUFM, balanced, decompose_mse, least_squares_classifier, signal_after
 
 MODEL = CentralPath(balanced(4, 40), 10)
 
@@ -130,6 +130,23 @@ def test_printed_ends_of_the_law():
         assert speed == pytest.approx(start / (1 + start**2) ** 2 / 640, rel=1e-5)
 
 
+@pytest.mark.parametrize("start", [1e-3, 0.4, 1.0, 30.0])
+def test_the_law_at_any_time(start):
+    """Against the clock log ω + ω² + ω⁴/4, whose root is looked for far and near."""
+    for time in (0.0, 1e-6, 3.0, 1e3, 1e9, 1e15):
+        end = signal_after(start, time, counts=(5, 5, 5))
+        clock = [math.log(s) + s**2 + s**4 / 4 for s in (start, end)]
+        assert end >= start
+        assert clock[1] - clock[0] == pytest.approx(time / 45, rel=1e-9, abs=1e-9 * abs(clock[0]))
+
+
+def test_flows_take_a_thousand_steps_unless_told():
+    path = CentralPath((2, 2), 1)
+    assert len(path.flow(path.start(0), duration=1.0).times) == 1001
+    collapse = UnregularizedUFM((1, 1), 1)
+    assert len(collapse.flow(collapse.start(0), duration=1.0).times) == 1001
+
+
 def test_too_few_dimensions_keep_a_loss():
     tight = CentralPath(balanced(5, 10), 2)
     end = tight.flow(tight.start(0), duration=1e5, num_steps=500)
@@ -142,6 +159,9 @@ def test_too_few_dimensions_keep_a_loss():
     ("call", "words"),
     [
         (lambda: CentralPath(balanced(4, 3), 9), r"full rank for dim <= N - K = 8, got 9\."),
+        (lambda: CentralPath((3, 4), 2), r"CentralPath needs balanced classes, got counts \(3, 4\)\."),
+        (lambda: CentralPath((9,), 2), r"counts must be positive integers, one for each of two or more classes, got \(9,\)\."),
+        (lambda: signal_after(1.0, 1.0, counts=(3, 4)), r"signal_after needs balanced classes, got counts \(3, 4\)\."),
         (lambda: CentralPath(balanced(4, 3), 0), r"dim must be finite and positive, got 0\."),
         (lambda: MODEL.flow(MODEL.start(0), duration=0.0), r"duration must be finite and positive, got 0\.0\."),
         (lambda: signal_after(-1.0, 1.0, counts=balanced(4, 40)), r"start must be finite and positive, got -1\.0\."),

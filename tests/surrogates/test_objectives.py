@@ -327,6 +327,8 @@ def test_the_max_margin_problem():
     scaled = problem.complete(point)
     assert scaled["weight"].numpy() == pytest.approx(p["weight"] / math.sqrt(smallest), rel=1e-13)
     assert margins_of((scaled["features"] @ scaled["weight"].T).numpy()).min() == pytest.approx(1, rel=1e-13)
+    short = problem.complete({name: 0.2 * part for name, part in point.items()})
+    assert all(torch.allclose(short[name], part, atol=1e-12) for name, part in scaled.items())
     condition = problem.certificate(point).inequality
     assert (condition.left, condition.right) == (0, pytest.approx(smallest, rel=1e-13))
     # First-order conditions with the weights that the cross-entropy gives to the margins.

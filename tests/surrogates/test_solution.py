@@ -165,6 +165,8 @@ def test_a_start_is_taken_as_it_is():
     drawn = Well().solve(run, seed=4, allow_unconverged=True)
     assert torch.equal(drawn.variables["features"], Well().start(4)["features"])
     assert torch.equal(Well().start()["features"], Well().start(0)["features"])
+    by_default = Well().solve(run, allow_unconverged=True).variables["features"]
+    assert torch.equal(by_default, Well().start(0)["features"])
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.int64])
@@ -172,6 +174,7 @@ def test_data_are_kept_in_double_precision(kind):
     problem = MUFM(FEATURES.float().requires_grad_(), LABELS.to(kind), lambda_w=0.1, lambda_h=0.1)
     assert (problem.inputs.dtype, problem.inputs.requires_grad, problem.labels.dtype) == (torch.float64, False, torch.int64)
     assert (problem.num_classes, problem.counts) == (3, (2, 2, 1))
+    assert MUFM(FEATURES, LABELS.clamp(max=1).to(kind), lambda_w=0.1, lambda_h=0.1).counts == (2, 3)
     expected = MUFM(FEATURES.float().double(), LABELS, lambda_w=0.1, lambda_h=0.1)
     assert float(problem.objective(problem.start(0))) == float(expected.objective(expected.start(0)))
 
@@ -189,6 +192,11 @@ def test_data_are_kept_in_double_precision(kind):
 def test_labels_that_do_not_fit_are_refused(labels, words):
     with pytest.raises((ValueError, TypeError), match=words):
         MUFM(FEATURES, labels, lambda_w=0.1, lambda_h=0.1)
+
+
+def test_data_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match=r"MUFM needs finite features, got nan or inf in row 3\. Clean the data\."):
+        MUFM(FEATURES.where(FEATURES != 1.4, math.inf), LABELS, lambda_w=0.1, lambda_h=0.1)
 
 
 def test_labels_of_counts_are_sorted():

@@ -152,7 +152,7 @@ def signal_after(start: float, time: float, *, counts: Sequence[int]) -> float:
     check_balanced(counts, "signal_after")
     goal = _clock(start) + time / (len(counts) ** 2 * counts[0])
     # ω⁴/4 alone has passed the goal there.
-    highest = start + max(1.0, (4 * abs(goal) + 4) ** 0.25) + 1
+    highest = start + (4 * abs(goal)) ** 0.25 + 1
     return float(brentq(lambda signal: _clock(signal) - goal, start, highest, xtol=1e-14, rtol=1e-15))
 
 
