@@ -38,6 +38,10 @@ def test_the_balanced_optimum():
     assert closed.value == pytest.approx(0.5597815240104, abs=1e-13)
     assert closed.value == pytest.approx(math.log(1 + 9 * math.exp(-math.sqrt(5) * 10 / 9)), rel=1e-14)
     assert closed.gap == pytest.approx(0, abs=1e-14)
+    # Both bounds are met, by a frame without a mean.
+    weight, features = closed.variables["weight"], closed.variables["features"]
+    assert (float(weight.square().sum()), float(features.square().sum())) == pytest.approx((10, 50), rel=1e-12)
+    assert float((features @ weight.T).sum(dim=1).abs().max()) < 1e-12
     found = imbalanced(1).solve()
     assert found.value == pytest.approx(closed.value, abs=1e-12)
     assert found.gap < 1e-12
