@@ -19,6 +19,9 @@ from ncollapse.records.files import make_folder
 from ncollapse.records.lock import Holder, Lock, living_holder, state_of
 from ncollapse.records.run_directory import RunDirectory
 
+# Whoever waits for a lock for ever is told soon.
+pytestmark = pytest.mark.timeout(60)
+
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):

@@ -17,6 +17,8 @@ from ncollapse.records import lock
 from ncollapse.records.errors import FolderInUseError, RunDirectoryError
 from ncollapse.records.lock import Holder, Lock, living_holder, state_of
 
+# Whoever waits for a lock for ever is told soon.
+pytestmark = pytest.mark.timeout(60)
 ELSEWHERE = Holder("elsewhere", 1, 2, "2026-01-01T00:00:00")
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc")
 

@@ -331,6 +331,7 @@ def test_after_a_save_that_failed_the_next_one_writes_what_is_needed(tmp_path, m
     assert number > 5
 
 
+@pytest.mark.timeout(60)
 def test_only_who_holds_the_folder_repairs_it(run):
     (run.path / "checkpoint.safetensors").write_bytes(b"broken")
     said = repair(run.path, does=False)
