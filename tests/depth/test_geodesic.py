@@ -347,3 +347,16 @@ def test_the_curve_leaves_its_moments_alone():
     _ = curve.pfc1(), curve.pfc2(), curve.cdnv(), LineDecisions.from_batch(x, y, labels, paired)
     for side, kept in zip((paired.first, paired.last), before, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(vars(side).values(), vars(kept).values(), strict=True))
+
+
+def test_reprs_name_both_ends():
+    x, y, labels, num_classes = two_layers("balanced")
+    curve = curve_of(x, y, labels, num_classes, "sample")
+    first, last = (direct(x, y, labels, num_classes, t, "sample")["pfc1"] for t in (0.0, 1.0))
+    assert repr(curve) == (
+        f"GeodesicCurve(24 samples of 4 classes, 7 dimensions, convention 'sample': PFC1 {first:.4g} at t=0, {last:.4g} at t=1)"
+    )
+    line = LineDecisions.from_batch(x, y, labels, curve.paired, (0.0, 0.5, 0.9))
+    first, last = (direct(x, y, labels, num_classes, t)["pfc3"] for t in (0.0, 0.9))
+    assert repr(line) == f"LineDecisions(24 samples at 3 positions: PFC3 {first:.4g} at the first, {last:.4g} at the last)"
+    assert (first, last) != (last, first)

@@ -315,7 +315,7 @@ def test_a_path_needs_two_layers_of_one_shape(layers):
         PathStatistics.from_batch(layers)
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("scale", [1e-13, 1.0, 1e13])
 def test_a_step_has_a_direction_above_a_trillionth_of_the_path(scale):
     """Sideways steps of 1.5 and 0.7 trillionths of a path of length 2."""
     for share, counts in ((1.5e-12, True), (0.7e-12, False)):

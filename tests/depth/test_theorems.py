@@ -560,3 +560,27 @@ def test_violating_pairs_are_counted_with_their_ties():
         assert int(line.violating_pairs) == found[0], seed
         count, ties = count + found[0], ties + found[1]
     assert min(count, ties) > 20
+
+
+def slope_and_terms(start, cross, end):
+    """2T'N and TN' of the theory page, 3.3, entry by entry: the largest of their differences, and of themselves."""
+    trace = np.polynomial.Polynomial([np.trace(start), 2 * np.trace(cross), np.trace(end)])
+    entries = [np.polynomial.Polynomial(part) for part in zip(start.ravel(), 2 * cross.ravel(), end.ravel(), strict=True)]
+    norm = sum(entry * entry for entry in entries)
+    rising, falling = 2 * trace.deriv() * norm, trace * norm.deriv()
+    terms = max(np.abs(rising.coef).max(), np.abs(falling.coef).max())
+    return np.abs((rising - falling).coef).max(), terms
+
+
+@pytest.mark.parametrize(("share", "is_rounding"), [(0.7e-10, True), (1.5e-10, False)])
+def test_a_slope_of_a_ten_billionth_of_its_terms_is_rounding(share, is_rounding):
+    """The end is a frame but for a part beside it, whose square decides."""
+    frame, drawn = np.eye(4) - 1 / 4, np.random.default_rng(0).normal(size=(4, 4))
+    beside = frame @ (drawn + drawn.T) @ frame
+    beside -= np.trace(beside) / 3 * frame
+    slope, terms = slope_and_terms(frame, 0.3 * frame, frame + 1e-2 * beside)
+    size = 1e-2 * math.sqrt(share * terms / slope)
+    grams = frame, 0.3 * frame, frame + size * beside
+    slope, terms = slope_and_terms(*grams)
+    assert slope / terms == pytest.approx(share, rel=1e-2)
+    assert (_pfc2_slope(*grams) == 0).all() == is_rounding
