@@ -155,10 +155,11 @@ def test_nc1_tells_of_every_direction_that_noise_hides():
         assert row.flags == flags
 
 
-def test_large_samples_give_the_plain_values():
+@pytest.mark.parametrize("convention", ["class", "papyan_notebook"])
+def test_large_samples_give_the_plain_values(convention):
     means = 5 * normal(3, 5, 12)
     ((features, labels),) = draws(means, 20000, 1)
-    m = measure_features(features, labels, num_classes=5, metrics=["all", "population"])
+    m = measure_features(features, labels, num_classes=5, metrics=["all", "population"], convention=convention)
     rows = {row.metric: row for row in m.rows}
     for name in ("pfc1", "pfc2", "nc1", "cdnv", "nc2_equinorm", "nc2_equiangularity", "participation_ratio_between"):
         row = rows[f"{name}.population"]

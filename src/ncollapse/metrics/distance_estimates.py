@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ncollapse.metrics.population import NOISE_ONLY, RESOLVED, Estimate, Population, jackknife_by_class, without_overlap
 from ncollapse.statistics.parts import PARTS
@@ -35,8 +35,7 @@ def cdnv(p: Population) -> Estimate:
         mean = squares.mean()
         width = ((squares.var(correction=0) - noise.mean()) / mean.square()).clamp(_NARROWEST, _WIDEST)
         blocks = [(squares[i : i + _PAIRS] / mean, noise[i : i + _PAIRS] / mean.square()) for i in range(0, len(k), _PAIRS)]
-        # Recomputed for the derivative, so that one block of pairs takes memory at a time.
-        inverse = torch.cat([checkpoint(_expected_inverse, *block, width, use_reentrant=False) for block in blocks])
+        inverse = torch.cat([_Recomputed.apply(*block, width) for block in blocks])
         return ((variances[k] + variances[j]) / 2 * inverse).mean() / mean
 
     estimate = p.estimate(statistic)
@@ -173,3 +172,22 @@ def _expected_inverse(squares: Tensor, noise: Tensor, width: Tensor) -> Tensor:
     # A step of the grid is as long as D in D, hence shape instead of shape - 1.
     misfit = (squares.unsqueeze(1) - grid).square() / (2 * noise.unsqueeze(1).clamp(min=1e-30))
     return (torch.softmax(shape * (log_grid - grid) - misfit, dim=1) / grid).sum(dim=1)
+
+
+class _Recomputed(torch.autograd.Function):
+    """Expected inverses that are computed again for their derivative, so that one block of pairs takes memory at a time."""
+
+    # torch.utils.checkpoint does the same, but imports the compiler of torch, which takes seconds.
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        return _expected_inverse(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, ...]:
+        inputs = [part.detach().requires_grad_() for part in ctx.saved_tensors]
+        with torch.enable_grad():
+            # Of a number: with slopes of their own autograd imports as much.
+            value = (slopes[0] * _expected_inverse(*inputs)).sum()
+        return torch.autograd.grad(value, inputs)
