@@ -76,6 +76,12 @@ def test_subspaces_that_are_not_there_give_nan():
     assert float(m.weight_alignment(torch.ones(4, 5).double(), means, rank=1)) <= 1
 
 
+@pytest.mark.parametrize(("share", "is_there"), [(9.5, False), (10.5, True)])
+def test_where_rounding_ends(share, is_there):
+    thin = torch.diag(torch.tensor([1.0, 2 * share * torch.finfo(torch.float64).eps], dtype=torch.float64))
+    assert math.isnan(float(m.subspace_alignment(thin, torch.eye(2, dtype=torch.float64), 2))) is not is_there
+
+
 def test_wrong_shapes_are_named():
     means = moments_of(normal(6, 3, 6))
     with pytest.raises(ValueError, match=r"a weight for 6 input features, got shape \(4, 5\)\. Pass the weight of the layer"):

@@ -188,6 +188,10 @@ def test_what_was_not_collected_is_said():
     assert (over_budget.over_budget, bare.over_budget, whole.over_budget) == (True, False, False)
     assert "logits" not in over_budget.lacks
     assert {"logits", "classifier"} <= dataclasses.replace(bare, centers=whole.centers).lacks
+    values = evaluate_metrics(over_budget, list(METRICS.values()))
+    summed = {value.metric for value in values if METRICS[value.metric].needs & {"centers", "logits"}}
+    assert {"nc1", "nc4", "accuracy"} <= summed < {value.metric for value in values}
+    assert {value.metric for value in values if "over_budget" in value.flags} == summed
 
 
 def test_an_unknown_id_names_near_ones():

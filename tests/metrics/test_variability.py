@@ -44,6 +44,11 @@ def test_degenerate_cases():
     # Neither where it is turned and others have little; nor in other units.
     little = flat * torch.tensor([1.0, 1.0, 1.0, 1.0, 1e-3, 1.0], dtype=torch.float64) @ torch.linalg.qr(normal(3, 6, 6))[0]
     assert ratios(1e-9 * little).discriminant == pytest.approx(ratios(FEATURES).discriminant, rel=1e-6)
+    # Nor what is rounding beside a single direction with spread.
+    line = normal(4, 60, 1) * torch.tensor([[2.0, -1.0, 3.0, 0.5, 7.0]], dtype=torch.float64)
+    along, means = line[0] / line[0].norm(), 5 * normal(1, 3, 5)[LABELS]
+    expected = fisher_ratios(ClassScatter.from_batch(((line + means) @ along).unsqueeze(1), LABELS, 3)).discriminant
+    assert ratios(line + means).discriminant == pytest.approx(expected, rel=1e-9)
     exact = ratios(torch.eye(3)[LABELS])
     assert (exact.within_over_between, exact.discriminant) == (0, 0)
     assert math.isnan(ratios(torch.zeros(60, 2)).within_over_between)
