@@ -35,7 +35,7 @@ def cdnv(p: Population) -> Estimate:
         mean = squares.mean()
         width = ((squares.var(correction=0) - noise.mean()) / mean.square()).clamp(_NARROWEST, _WIDEST)
         blocks = [(squares[i : i + _PAIRS] / mean, noise[i : i + _PAIRS] / mean.square()) for i in range(0, len(k), _PAIRS)]
-        inverse = torch.cat([_Recomputed.apply(*block, width) for block in blocks])
+        inverse = torch.cat([_Recomputed.apply(*block, width) for block in blocks])  # type: ignore[no-untyped-call]
         return ((variances[k] + variances[j]) / 2 * inverse).mean() / mean
 
     estimate = p.estimate(statistic)
