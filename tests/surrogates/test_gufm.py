@@ -38,6 +38,8 @@ def test_descent_reaches_the_formula_and_never_less(loss, bias, num_classes, dec
     model = GUFM(balanced(num_classes, 2), num_classes + 2, loss=loss, lambda_w=decay, bias=bias)
     closed = model.closed_form()
     assert closed.value == pytest.approx(model.minimum, abs=1e-14)
+    level = 1 / num_classes if (loss, bias) == ("mse", "free") else 0.0
+    assert closed.variables.get("bias", torch.zeros(num_classes)).tolist() == [level] * num_classes
     assert model.solve(seed=1).value == pytest.approx(model.minimum, abs=1e-12)
     for seed in range(10):
         assert float(model.objective(model.start(seed))) > model.minimum

@@ -187,6 +187,7 @@ def test_where_two_points_have_no_closed_form():
     # The outputs of both classes stay below one, by the decay.
     assert 0 < float(outputs.min()) < float(outputs.max()) < 1
     assert right.value == pytest.approx(float((1 - outputs).square().mean()) + 0.05 * float(right.variables["rho"]) ** 2)
+    assert points([1.0, 0.0], [-1.0, 2.0], counts=(1, 3)).closed_form().certified
     words = "needs one point per class, at an angle that is not acute, and a decay that keeps both classes"
     given_up = points([1.0, 0.0], [0.0, 9.0], lambda_w=8.0)
     assert not given_up.certificate(given_up.start(0)).inequality.holds
