@@ -126,7 +126,7 @@ def test_ranks_of_a_deep_model():
 
 
 def test_signals_and_parts_of_the_central_path():
-    problem = models.CentralPath(balanced(3, 5), 4)
+    problem = models.CentralPath(balanced(4, 5), 4)
     solution = problem.solution(problem.start(0), "start")
     found = extra_numbers(problem, solution)
     signals = problem.signals(solution.variables["features"]).tolist()
@@ -165,4 +165,6 @@ def test_rates_of_a_locally_elastic_path():
     found = extra_numbers(sde, sde.solution(path))
     assert (found["integral_alpha"], found["integral_beta"]) == pytest.approx((3.2, -1.2))
     assert (found["estimated_alpha"], found["estimated_beta"]) == pytest.approx((3.2, -1.2), rel=0.02)
+    last = models.estimate_integrals(path.means, kind="L")
+    assert (found["estimated_alpha"], found["estimated_beta"]) == (float(last.alpha[-1]), float(last.beta[-1]))
     assert found["separability"] == models.pairwise_separability(path)
