@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from ncollapse import surrogates as models
-from ncollapse.surrogates import LayerPeeled, MaxMargin, NearCollapse, NormalizedFeatures, balanced
+from ncollapse.surrogates import GroupedNewton, LayerPeeled, MaxMargin, NearCollapse, NormalizedFeatures, balanced
 from ncollapse.surrogates.curves import solution_panels
 from ncollapse.surrogates.extras import NearlyCollapsed
 from ncollapse.surrogates.max_margin import MarginFlow
+from ncollapse.surrogates.solving.problem import SolverResult
 
 
 def normal(seed, *shape):
@@ -226,3 +227,26 @@ def test_cosines_of_locally_elastic_means():
                  for k in range(3) for j in range(k)]  # fmt: skip
         assert values[i] == pytest.approx(sum(map(float, pairs)) / 3, rel=1e-12)
     assert cosines.theory == {"simplex": ([1.0, 9.0], [-0.5, -0.5])}
+
+
+def test_a_figure_shows_whatever_a_solver_left(monkeypatch):
+    """A descent that is cut short somewhere along a curve does not stop the figure."""
+    problems = [
+        LayerPeeled((2.0, 2.0, 1.0, 1.0), energy_w=1.0, energy_h=2.0),
+        NormalizedFeatures(balanced(4, 1), 3),
+        models.MUFM(normal(0, 6, 3), labels_of((3, 3)), lambda_w=0.1, lambda_h=0.1),
+    ]
+    solutions = [problem.solve() for problem in problems]
+    monkeypatch.setattr("ncollapse.surrogates.mufm_curves._COSTS", (1e-3, 1e-1))
+
+    def cut_short(solver, problem, start):
+        return SolverResult(problem.start(0), (1.0,), False, "cut short")
+
+    for solver in (GroupedNewton, models.ProjectedGradient, models.EliminatedFeatures, models.LBFGS):
+        monkeypatch.setattr(solver, "run", cut_short)
+    for problem, solution in zip(problems, solutions, strict=True):
+        with pytest.raises(models.NotConverged):
+            problem.solve()
+        if isinstance(problem, LayerPeeled):
+            monkeypatch.setattr("ncollapse.surrogates.curves.threshold_or_nan", lambda problem, majority: math.nan)
+        assert all(panel.curves for panel in solution_panels(problem, solution))
