@@ -360,3 +360,22 @@ def test_reprs_name_both_ends():
     first, last = (direct(x, y, labels, num_classes, t)["pfc3"] for t in (0.0, 0.9))
     assert repr(line) == f"LineDecisions(24 samples at 3 positions: PFC3 {first:.4g} at the first, {last:.4g} at the last)"
     assert (first, last) != (last, first)
+
+
+@pytest.mark.parametrize("is_start", [True, False], ids=["start", "end"])
+def test_classes_whose_means_coincide_at_one_end_are_told_apart_on_the_way(is_start):
+    labels = torch.arange(3).repeat_interleave(4)
+    times = (0.1, 0.4, 0.7, 0.95)
+    found, expected = [], []
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        # Whole numbers and their negatives, so that the first two means are exactly 0.
+        half = torch.randint(-3, 4, (6, 2), generator=generator).double()
+        point = torch.stack([half, -half], dim=1).flatten(0, 1) + torch.tensor([[0.0, 0], [0, 0], [5, 0]]).double()[labels]
+        apart = torch.randn(12, 2, generator=generator, dtype=torch.float64) + torch.eye(3, 2).double()[labels]
+        x, y = (point, apart) if is_start else (apart, point)
+        line = LineDecisions.from_batch(x, y, labels, PairedMoments.from_batch(x, y, labels, 3), times)
+        found += line.pfc3().tolist()
+        expected += [direct(x, y, labels, 3, t)["pfc3"] for t in times]
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert min(expected) < 0.7 < max(expected)
