@@ -210,3 +210,14 @@ def test_many_classes_take_little_time():
     found = collapsed_optimality(arcs_of(x, labels, targets))
     assert not found.optimal
     assert certified(x, labels, targets, found)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_size_of_terms_is_that_of_the_classes_with_samples(scale):
+    x, labels, targets = (scale * part if part.is_floating_point() else part for part in collapsed(5))
+    spread = torch.zeros(5, 3, dtype=torch.float64)
+    spread[[0, 2, 4]] = targets
+    arcs, whole = arcs_of(x, 2 * labels, spread), arcs_of(x, labels, targets)
+    reach = float((x - x.mean(dim=0)).norm(dim=1).max() * (targets - targets[labels].mean(dim=0)).norm(dim=1).max())
+    assert float(arcs.scale) == pytest.approx(float(whole.scale), rel=1e-12) == pytest.approx(reach, rel=1e-12)
+    assert collapsed_optimality(whole).tolerance == pytest.approx(1e-12 * reach, rel=1e-9)

@@ -584,3 +584,18 @@ def test_a_slope_of_a_ten_billionth_of_its_terms_is_rounding(share, is_rounding)
     slope, terms = slope_and_terms(*grams)
     assert slope / terms == pytest.approx(share, rel=1e-2)
     assert (_pfc2_slope(*grams) == 0).all() == is_rounding
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_intervals_lie_between_the_roots(sign):
+    """Of single roots the sign changes at each, from the first to infinity."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        roots = np.cumsum(rng.uniform(0.1, 1, size=rng.integers(1, 5))) + rng.integers(0, 5)
+        # Roots that are negative or not real change nothing.
+        others = np.polynomial.Polynomial([2.0, 1.0, 1.0]) * np.polynomial.Polynomial.fromroots([-0.5, -3.0])
+        found = _negative_intervals(sign * (np.polynomial.Polynomial.fromroots(roots) * others).coef)
+        edges = [0.0, *roots, math.inf]
+        begin = len(roots) % 2 if sign > 0 else 1 - len(roots) % 2
+        expected = list(pairwise(edges))[1 - begin :: 2]
+        assert np.array(found) == pytest.approx(np.array(expected), rel=1e-6)

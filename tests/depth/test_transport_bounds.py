@@ -106,7 +106,7 @@ def violating(x, y):
     return sum(float((x[i] - x[j]) @ (y[i] - y[j])) < 0 for i, j in combinations(range(len(x)), 2))
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e7])
+@pytest.mark.parametrize("offset", [0.0, 1e7, 1e7 + 0.1])
 def test_pairs_on_the_border_are_decided_by_differences(offset):
     """Right angles, of which one product of all samples, far from the origin, shows no sign."""
     x, y = (normal(seed, 30, 3).round() + offset for seed in (14, 15))
