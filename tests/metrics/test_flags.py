@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cases import PLAIN, layer_statistics
 from ncollapse.etf import simplex_etf
 from ncollapse.metrics import METRICS, evaluate_metrics
+from ncollapse.metrics.entry import evaluate_layers
 from ncollapse.probe import measure, measure_features
 from ncollapse.statistics import ClassCenters, ClassDecisions, ClassMoments, LinearClassifier
 
@@ -123,7 +124,8 @@ def test_a_classifier_that_is_not_finite_is_flagged_and_gives_no_number(part, va
     weight, bias = normal(1, 3, 4), normal(2, 3)
     {"weight": weight, "bias": bias}[part].view(-1)[1] = value
     statistics = layer_statistics(normal(0, 12, 4), torch.arange(12) % 3, 3, LinearClassifier(weight, bias))
-    for value in evaluate_metrics(statistics, PLAIN):
+    beside = layer_statistics(normal(3, 12, 4), torch.arange(12) % 3, 3)
+    for value in [*evaluate_metrics(statistics, PLAIN), *evaluate_layers([beside, statistics], PLAIN)[1]]:
         needs = bool(METRICS[value.metric].needs & {"classifier", "logits"})
         assert needs == ("classifier_not_finite" in value.flags), value
         assert not needs or math.isnan(value.value)
