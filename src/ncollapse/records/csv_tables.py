@@ -192,8 +192,8 @@ def _check_lines(file: Path, content: bytes) -> None:
 
 def _by_column(file: Path, columns: tuple[str, ...], lines: _Lines) -> dict[str, list[Any]]:
     """Read the values column by column: faster than by line, since tables are long and columns few."""
-    cells = zip(*lines.values(), strict=True) if lines else repeat(())
-    return {name: _values(file, _PARSERS.get(name, float), column, lines) for name, column in zip(columns, cells, strict=False)}
+    cells = zip(*lines.values(), strict=True)
+    return {name: _values(file, _PARSERS.get(name, float), column, lines) for name, column in zip(columns, cells, strict=True)}
 
 
 def _values(file: Path, parse: Callable[[str], Any], cells: Sequence[str], lines: _Lines) -> list[Any]:
