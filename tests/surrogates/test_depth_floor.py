@@ -80,14 +80,14 @@ def test_the_floor_is_near_the_best_multiplier(loss, lambda_h):
     rng = np.random.default_rng(3)
     inputs, labels = torch.tensor(spherical(rng, 6, 4)), torch.arange(2).repeat(3)
     bounds = []
-    for multiplier in np.geomspace(1e-5, 0.1, 21):
+    for multiplier in np.geomspace(1e-4, 0.03, 9):
         cost = multiplier + lambda_h
         model = MUFM(lambda_h / cost * inputs, labels, loss=loss, bias="free", lambda_w=0.02, lambda_h=float(cost))
         least = model.dual(LBFGS().run(model, model.start(0)).variables)[1]
         bounds.append(least + 3 * (lambda_h * multiplier / cost - multiplier))
     found = depth_floor(inputs, labels, loss=loss, lambda_w=0.02, lambda_h=lambda_h)
     # The scan itself misses the best multiplier a little.
-    assert max(bounds) * (1 - 1e-4) <= found <= max(bounds) * 1.01
+    assert max(bounds) * (1 - 1e-4) <= found <= max(bounds) * 1.02
     assert bounds[0] < found > bounds[-1]
 
 
