@@ -74,18 +74,21 @@ def test_the_floor_at_more_data():
     check_floor(range(2, 22))
 
 
-@pytest.mark.parametrize(("loss", "lambda_h"), [("mse", 2e-3), ("cross_entropy", 5e-4), ("cross_entropy", 0.05)])
-def test_the_floor_is_near_the_best_multiplier(loss, lambda_h):
+@pytest.mark.parametrize(
+    ("loss", "lambda_w", "lambda_h"),
+    [("mse", 0.02, 2e-3), ("cross_entropy", 0.02, 5e-4), ("cross_entropy", 0.02, 0.05), ("cross_entropy", 0.2, 0.05)],
+)
+def test_the_floor_is_near_the_best_multiplier(loss, lambda_w, lambda_h):
     """Against a scan of multipliers of the norms, each with the minimum of the multilayer model on shrunken data."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(4)
     inputs, labels = torch.tensor(spherical(rng, 6, 4)), torch.arange(2).repeat(3)
     bounds = []
-    for multiplier in np.geomspace(1e-4, 0.03, 9):
+    for multiplier in lambda_w * np.geomspace(5e-3, 1.5, 9):
         cost = multiplier + lambda_h
-        model = MUFM(lambda_h / cost * inputs, labels, loss=loss, bias="free", lambda_w=0.02, lambda_h=float(cost))
+        model = MUFM(lambda_h / cost * inputs, labels, loss=loss, bias="free", lambda_w=lambda_w, lambda_h=float(cost))
         least = model.dual(LBFGS().run(model, model.start(0)).variables)[1]
         bounds.append(least + 3 * (lambda_h * multiplier / cost - multiplier))
-    found = depth_floor(inputs, labels, loss=loss, lambda_w=0.02, lambda_h=lambda_h)
+    found = depth_floor(inputs, labels, loss=loss, lambda_w=lambda_w, lambda_h=lambda_h)
     # The scan itself misses the best multiplier a little.
     assert max(bounds) * (1 - 1e-4) <= found <= max(bounds) * 1.02
     assert bounds[0] < found > bounds[-1]
