@@ -59,6 +59,14 @@ def test_separated_classes_are_not_flagged(distance):
     assert flagged == {"pfc2", "nc2_equiangularity", "nc2_max_angle", "gnc2"}
 
 
+def test_far_apart_means_that_are_no_frame_are_not_flagged():
+    # Noise alone would give a PFC2 of a like size, but on means so far apart it adds almost nothing.
+    labels = torch.arange(500) % 10
+    rows = values(300 * normal(1, 10, 20)[labels] + normal(0, 500, 20), labels, 10)
+    assert rows["pfc2"].value < 1.5 * rows["pfc2.noise"].value
+    assert not any("undersampled" in row.flags for row in rows.values())
+
+
 def test_the_flag_starts_where_noise_makes_half_of_the_spread():
     labels, flags = torch.arange(200) % 10, []
     noise = normal(0, 200, 64)

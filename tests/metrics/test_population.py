@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ncollapse.etf import simplex_etf
+from ncollapse.metrics import population_metrics
 from ncollapse.metrics.population import Population, jackknife
 from ncollapse.metrics.population_metrics import within_between
 from ncollapse.probe import measure_features
@@ -202,3 +203,26 @@ def test_standard_errors_are_the_spread_over_draws():
         spread = torch.tensor([row.value for row in rows]).std()
         # Of a hundred draws it is known to 7 percent, and an error from four parts of five classes to a fifth.
         assert sum(row.standard_error for row in rows) / len(rows) == pytest.approx(float(spread), rel=0.25), name
+
+
+def test_directions_are_counted_by_the_jackknife_of_their_eigenvalues(monkeypatch):
+    features, labels = data(3, (80, 90, 100, 110), 6)
+    p = population(features, labels, 4)
+
+    def eigenvalues(means, noise):
+        return torch.linalg.eigvalsh(p.weighting @ (means @ means.T - torch.diag(noise)) @ p.weighting.T)
+
+    noise, changes = p.variances / p.counts, torch.zeros(4, 4, 4, dtype=torch.float64)
+    whole = eigenvalues(p.means, noise)
+    for part in range(4):
+        for k in range(4):
+            is_left_out = (torch.arange(4) == k).double()
+            moved = p.means + is_left_out.unsqueeze(1) * p.shifts[part]
+            changes[part, k] = eigenvalues(moved, noise + is_left_out * p.noise_shifts[part]) - whole
+    errors = jackknife(changes)
+    for index in (1, 2, 3):
+        for share in (0.9, 1.1):
+            monkeypatch.setattr(population_metrics, "RESOLVED", share * float(whole[index] / errors[index]))
+            counted = float(population_metrics.resolved_rank(p).value)
+            expected = int((whole[1:] > share * whole[index] / errors[index] * errors[1:]).sum())
+            assert counted == expected, (index, share)
