@@ -107,3 +107,18 @@ def test_thousands_of_classes_leave_no_rounding_where_every_sample_is_right():
     decisions = ClassDecisions.from_batch(means, torch.arange(4100), centers)
     assert bool((decisions.ncc_correct == 1).all())
     assert not decisions.margin_sums.any()
+
+
+@pytest.mark.parametrize("convention", ["class", "sample"])
+def test_variances_of_these_samples_and_means_of_training(convention):
+    labels = torch.arange(4).repeat_interleave(torch.tensor([9, 4, 3, 7]))
+    train, test = (normal(0, 4, 6)[labels] + normal(seed, 23, 6) for seed in (1, 2))
+    reference, moments = (ClassMoments.from_batch(h, labels, 4) for h in (train, test))
+    variances, means = moments.class_variances, reference.means
+    pairs = [(k, j) for k in range(4) for j in range(k)]
+    cdnv = [(variances[k] + variances[j]) / (2 * (means[k] - means[j]).square().sum()) for k, j in pairs]
+    assert float(m.held_out_cdnv(moments, reference)) == pytest.approx(float(sum(cdnv)) / 6, rel=1e-13)
+    weights = torch.full((4,), 0.25).double() if convention == "class" else reference.counts.double() / 23
+    between = weights @ (means - weights @ means).square().sum(dim=1)
+    found = m.held_out_variability(moments, reference, convention)
+    assert float(found) == pytest.approx(float(weights @ variances / between), rel=1e-13)
