@@ -10,7 +10,7 @@ import torch
 
 import reference
 from ncollapse.depth import GRID, GeodesicCurve, LineDecisions, polar_alignment, theorem1, theorem2, theorem3
-from ncollapse.depth.theorems import _negative_intervals, _pfc2_slope, _slope, has_distinct_means
+from ncollapse.depth.theorems import _negative_intervals, _pfc2_slope, _roots, _slope, has_distinct_means
 from ncollapse.etf import helmert_basis, simplex_etf
 from ncollapse.statistics import PairedMoments
 
@@ -599,3 +599,9 @@ def test_intervals_lie_between_the_roots(sign):
         begin = len(roots) % 2 if sign > 0 else 1 - len(roots) % 2
         expected = list(pairwise(edges))[1 - begin :: 2]
         assert np.array(found) == pytest.approx(np.array(expected), rel=1e-6)
+
+
+def test_turns_are_told_between_the_ends_alone():
+    # t(1-t) - t² is zero at 1/2, and at 0.
+    assert _roots(0.0, 1.0, -1.0) == [0.5]
+    assert _roots(-1.0, 1.0, 0.0) == [0.5]
