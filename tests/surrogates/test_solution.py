@@ -58,7 +58,9 @@ def test_both_sides_agree_to_a_millionth(left, right, holds, equal):
         (2.0, 2 - 1.9e-6, True),
         (2.0, 2 - 2.1e-6, False),
         (-2.0, -2 - 1.9e-6, True),
-        (2.0, 2.5, True),
+        (2.0, 2 + 1.9e-6, True),
+        (2.0, 2 + 2.1e-6, False),
+        (2.0, 2.5, False),
         (0.9e-11, 0.0, True),
         (1.1e-11, 0.0, False),
         (1e-12, -1e-12, False),
@@ -66,7 +68,7 @@ def test_both_sides_agree_to_a_millionth(left, right, holds, equal):
         (1.0, -math.inf, False),
     ],
 )
-def test_a_gap_of_a_millionth_is_a_proof(value, bound, certified):
+def test_a_gap_of_a_millionth_is_a_proof_and_a_bound_above_the_value_is_none(value, bound, certified):
     found = solution(value, bound)
     assert found.certified == certified
     assert found.gap == value - bound

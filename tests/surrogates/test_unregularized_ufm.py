@@ -84,7 +84,7 @@ def test_large_starts_reach_loss_zero_and_no_strong_collapse():
 def test_strong_collapse_itself():
     closed = MODEL.closed_form()
     assert closed.value < 1e-28
-    assert closed.certified
+    assert (closed.certified, closed.certificate.lower_bound) == (True, 0)
     assert closed.metrics(["snc1", "snc2", "snc3"]) == pytest.approx({"snc1": 0, "snc2": 0, "snc3": 0}, abs=1e-14)
 
 

@@ -101,8 +101,9 @@ class Solution:
     @property
     def certified(self) -> bool:
         """Whether the gap proves a global minimum: to 1e-6 of the objective, or 1e-11 where the bound is zero."""
+        # A bound above the value bounds nothing: it proves that one of the two is wrong.
         floor = _ZERO if self.certificate.lower_bound == 0 else CERTIFIED * abs(self.value)
-        return math.isfinite(self.value) and self.gap <= floor
+        return math.isfinite(self.value) and abs(self.gap) <= floor
 
     @property
     def status(self) -> str:
