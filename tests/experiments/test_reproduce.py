@@ -29,6 +29,7 @@ from ncollapse.experiments import (
 from ncollapse.records.errors import FolderInUseError, ReportError, RunDirectoryError, RunDirectoryWarning
 from ncollapse.records.json_files import write_json
 from ncollapse.records.lock import Lock
+from ncollapse.records.manifest import read_manifest, sealed
 from ncollapse.stop_signals import RunStopped
 from ncollapse.studies import run_recipe
 
@@ -109,6 +110,18 @@ def test_a_run_that_another_process_begins_first_is_waited_for(tmp_path, monkeyp
     (found,) = reproduce(made(measure=lambda work: Found(work.run("demo", *TINY).value("pfc1", 1))), Place(tmp_path), [3])
     assert len(tries) == 2
     assert found.value > 0
+
+
+def test_a_run_that_was_killed_at_the_end_of_its_last_save_is_ended(tmp_path):
+    experiment, place = made(measure=lambda work: Found(work.run("demo", *TINY).value("pfc1", 1))), Place(tmp_path)
+    (first,) = reproduce(experiment, place, [3])
+    (path,) = (tmp_path / "runs").iterdir()
+    manifest = read_manifest(path)
+    (path / "manifest.json").write_bytes(sealed(replace(manifest, previous=manifest.files)))
+    (place.of(experiment) / "seed=3.json").unlink()
+    (again,) = reproduce(experiment, place, [3])
+    assert again.value == first.value
+    assert read_manifest(path).previous is None
 
 
 def test_a_holder_that_tells_nothing_is_not_waited_for(tmp_path, monkeypatch):

@@ -93,8 +93,10 @@ class Work:
             if self.should_stop is not None and self.should_stop():
                 raise RunStopped(f"{path} is trained by another process. Give the same command again.")
             time.sleep(_PAUSE_SECONDS)
-        status = RunDirectory(path).status()
-        return status is not None and status.state == "finished"
+        directory = RunDirectory(path)
+        status = directory.status()
+        # One that was killed at the very end of its last save is taken up once more, which ends the save.
+        return status is not None and status.state == "finished" and directory.is_whole()
 
     def network(self, run: Run) -> nn.Module:
         """Return the trained network of a run, on the CPU."""
