@@ -55,3 +55,13 @@ def test_degenerate_cases():
     # Classes that differ in nothing but their samples' order, of whatever size.
     same = torch.tensor([[1e-3, 0.0], [-1e-3, 0.0]])[torch.arange(60) // 3 % 2]
     assert ratios(same).within_over_between == math.inf
+
+
+@pytest.mark.parametrize(("share", "counts"), [(9.5, False), (10.5, True)])
+def test_where_rounding_ends(share, counts):
+    # Variances 1 and a share of 2 eps, in a direction in which the class means differ.
+    thin = math.sqrt(2 * share * torch.finfo(torch.float64).eps)
+    corners = torch.tensor([[1.0, thin], [1.0, -thin], [-1.0, thin], [-1.0, -thin]], dtype=torch.float64)
+    means = torch.tensor([[0.0, 0.0], [0.0, 1e-3], [0.0, 2e-3]], dtype=torch.float64)
+    found = ratios((means[:, None] + corners).repeat(1, 5, 1).transpose(0, 1).reshape(60, 2))
+    assert (found.discriminant > 1) is counts
