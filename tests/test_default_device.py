@@ -133,7 +133,8 @@ def test_a_measurement_that_is_kept_says_the_same(elsewhere, tmp_path):
 
     found = said(nc.Measurement.load(tmp_path / "kept.safetensors"))
     torch.set_default_device(None)
-    assert found == said(nc.Measurement.load(tmp_path / "kept.safetensors"))
+    # Compared in print, since some numbers are nan.
+    assert str(found) == str(said(nc.Measurement.load(tmp_path / "kept.safetensors")))
 
 
 DEPTH = {

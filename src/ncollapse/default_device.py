@@ -23,7 +23,8 @@ def on_the_cpu(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def called(*args: P.args, **given: P.kwargs) -> R:
-        device = torch.get_default_device()
+        # Not torch.get_default_device, which fails in torch 2.6 once the user has gone back to the CPU by None.
+        device = torch.empty(0).device
         if device.type == "cpu":
             return function(*args, **given)
         before = _users.set(device)
