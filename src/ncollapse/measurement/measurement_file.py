@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ncollapse.default_device import on_the_cpu
 from ncollapse.measurement.kgon_sample import KgonSample
 from ncollapse.measurement.named_tensors import NamedTensors
 from ncollapse.measurement.paths import Paths
@@ -75,6 +76,7 @@ def write_measurement_file(file: Path, values: Mapping[str, Any]) -> None:
     write_whole(file, save(tensors, {_KEY: text, _DIGEST: _digest(text, tensors)}))
 
 
+@on_the_cpu
 def read_measurement_file(file: Path) -> dict[str, Any]:
     """Read the fields of a measurement, and check that they fit together."""
     if not file.is_file():
