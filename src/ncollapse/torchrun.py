@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,13 +37,22 @@ def torchrun_processes() -> Iterator[tuple[Processes, str]]:
         yield Processes(dist.group.WORLD), f"cuda:{local}" if on_gpu else "cpu"
     except RunStopped:
         # By all processes, at one place.
-        dist.destroy_process_group()
+        leave()
         raise
     except Exception:
         # Destroying the group could wait for processes that have ended. Keeping it is no better: its threads can abort when the
         # interpreter ends, and hide the exit code. So the process ends at once, with the exit code.
         atexit.register(_exit_at_once)
         raise
+    leave()
+
+
+def leave() -> None:
+    """Leave the group of processes."""
+    # Before torch 2.8, destroying a group of gloo keeps Python's lock while it waits for the group's threads. One of them may
+    # still need the lock to free the tensors of the last exchange, and then both wait for ever: a fourth of small groups did.
+    # While this process sleeps, the lock is free.
+    time.sleep(0.05)
     dist.destroy_process_group()
 
 

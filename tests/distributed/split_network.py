@@ -13,6 +13,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from ncollapse import CollapseMetrics, collect_features, find_layers, measure, measure_features, watch
+from ncollapse.torchrun import leave
 
 X, Y = torch.randn(24, 6, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 3
 
@@ -101,4 +102,4 @@ if __name__ == "__main__":
     check_features(mesh)
     print("refused and measured whole")
     dist.barrier()
-    dist.destroy_process_group()
+    leave()

@@ -15,6 +15,7 @@ from ncollapse.data import gaussian_mixture
 from ncollapse.error_words import error_line
 from ncollapse.models import ConvResNet, ConvResNetConfig, FCResNet, FCResNetConfig
 from ncollapse.studies import override, recipe_by_name, run, run_recipe
+from ncollapse.torchrun import leave
 from ncollapse.train import TrainConfig, TrainingDiverged, TrainingStopped, make_optimizer, train
 
 VECTORS = gaussian_mixture(num_classes=3, dim=16, per_class=15, seed=1)
@@ -149,7 +150,7 @@ def work(rank, size, folder, act):
         return
     dist.init_process_group("gloo", init_method=f"file://{folder / f'meet-{size}'}", rank=rank, world_size=size)
     (folder / f"{act.__name__}-{rank}.json").write_text(json.dumps(act(folder, dist.group.WORLD)))
-    dist.destroy_process_group()
+    leave()
 
 
 def lost(rank, size, folder, how):

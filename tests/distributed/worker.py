@@ -17,6 +17,7 @@ from ncollapse.integrations.recorder import Recorder
 from ncollapse.models import FCResNet, FCResNetConfig
 from ncollapse.probe import measure
 from ncollapse.targets import Target, measure_target
+from ncollapse.torchrun import leave
 
 K, DIM, N = 4, 6, 61
 MANY, WIDE = 80, 96
@@ -276,7 +277,7 @@ def failing(rank, size, group):
 def every_pair(rank, size, folder):
     join(rank, size, folder)
     (folder / f"{rank}.json").write_text(json.dumps(dict(measured_pairs(EVERY_PAIR, rank, size, dist.group.WORLD))))
-    dist.destroy_process_group()
+    leave()
 
 
 def join(rank, size, folder):
@@ -301,4 +302,4 @@ def run(rank, size, folder):
     # Still in step after all these errors.
     found["after"] = written(measure(network(), batches_of("uneven", rank, size), num_classes=K, group=dist.group.WORLD))
     (folder / f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    leave()

@@ -11,6 +11,7 @@ from training import K, data, network  # noqa: E402
 
 from ncollapse.integrations.torchmetrics import CollapseMetric  # noqa: E402
 from ncollapse.probe import measure_features  # noqa: E402
+from ncollapse.torchrun import leave  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FEATURES, LABELS = data()
@@ -93,7 +94,7 @@ def share(rank, folder):
     for batch in batches()[rank::2]:
         metric.update(*batch)
     (folder / str(rank)).write_text(str(metric.compute().item()))
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 def test_two_processes_give_the_value_of_one(tmp_path):

@@ -42,17 +42,19 @@ def test_it_finds_the_minimum_of_loss_and_decay(decay: str) -> None:
     assert math.isnan(weight_decay_time(CONFIG, 1))
 
 
-def test_it_does_not_stall_where_losses_differ_by_the_rounding_of_float32() -> None:
-    torch.manual_seed(0)
+@pytest.mark.parametrize("start", range(3))
+def test_it_does_not_stall_where_losses_differ_by_the_rounding_of_float32(start: int) -> None:
+    torch.manual_seed(start)
     network = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
     data = replace(DATA, inputs=DATA.inputs.float())
-    list(train(network, data, replace(CONFIG, epochs=10, decay="all"), seed=0))
-    loss = torch.nn.functional.cross_entropy(network(data.inputs), data.labels)
-    penalty = 0.015 * sum(parameter.square().sum() for parameter in network.parameters())
+    list(train(network, data, replace(CONFIG, epochs=20, weight_decay=1e-5, decay="all"), seed=0))
+    network.double()
+    loss = torch.nn.functional.cross_entropy(network(DATA.inputs), DATA.labels)
+    penalty = 0.5e-5 * sum(parameter.square().sum() for parameter in network.parameters())
     parts = [torch.autograd.grad(part, list(network.parameters())) for part in (loss, penalty)]
     gradient, decay = (torch.cat([part.flatten() for part in each]) for each in parts)
-    # With losses in float32 it is 2e-4.
-    assert (gradient + decay).norm() / (gradient.norm() + decay.norm()) < 5e-5
+    # Of 24 starts at most 0.032; with losses in float32 at least 0.084.
+    assert (gradient + decay).norm() / (gradient.norm() + decay.norm()) < 0.05
 
 
 def test_what_it_cannot_do() -> None:
