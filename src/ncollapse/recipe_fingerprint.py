@@ -17,6 +17,7 @@ YOUNGER: dict[str, Any] = {
     "model.rounding": 0.0,
     "decay_over_blocks": False,
     "train.optimizer": "sgd",
+    "train.iterations": 20,
     "train.schedule": "steps",
     "train.precision": "float32",
     "train.deterministic": False,

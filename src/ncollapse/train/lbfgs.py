@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
-
-_ITERATIONS = 20
+from torch import Tensor, nn
 
 
 class LBFGS(torch.optim.LBFGS):
-    """L-BFGS with strong Wolfe conditions, 20 iterations per step, on the loss plus half the decay times the squared weights.
+    """L-BFGS with strong Wolfe conditions, several iterations per step, on the loss plus half the decay times squared weights.
 
     Its memory is empty at the start of every step, so there is no state to save.
     """
 
-    def __init__(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> None:
+    def __init__(self, groups: Sequence[dict[str, Any]], learning_rate: float, iterations: int) -> None:
         parameters = [parameter for group in groups for parameter in group["params"]]
         # Never done by itself: losses of the terminal phase fall below any tolerance.
         super().__init__(
             parameters,
             lr=learning_rate,
-            max_iter=_ITERATIONS,
+            max_iter=iterations,
             tolerance_grad=0.0,
             tolerance_change=0.0,
             line_search_fn="strong_wolfe",
@@ -45,3 +44,16 @@ class LBFGS(torch.optim.LBFGS):
                     parameter.grad.add_(parameter, alpha=weight_decay)
                     penalty = penalty + weight_decay / 2 * parameter.square().sum(dtype=torch.float64)
         return penalty
+
+
+@contextmanager
+def in_float64(network: nn.Module) -> Iterator[None]:
+    """Compute in float64 in a body, with the same parameters; afterwards they are rounded to their own type."""
+    # A line search compares losses, which in float32 are equal long before the gradient vanishes, and near a minimum most of
+    # a gradient in float32 is rounding.
+    dtype = next(network.parameters()).dtype
+    network.double()
+    try:
+        yield
+    finally:
+        network.to(dtype)
