@@ -212,6 +212,26 @@ def test_depth_helps_only_if_it_beats_the_shallowest_network_with_the_same_decay
     assert rulings(scaled, *arms)["deep_nc1"].verdict == "holds"
 
 
+def test_a_seed_without_its_own_control_is_silent(deep_sweep):
+    """One block is not stationary in seed 3: its four blocks are not compared with its two, but with nothing."""
+    folder = deep_sweep("deep", seeds=N + 1)
+    for seed in range(N + 1):
+        set_last(folder / f"model.num_blocks=2_seed={seed}", "pfc1", 100.0)
+        set_last(folder / f"model.num_blocks=1_seed={seed}", "pfc1", 10.0)
+    path = folder / "model.num_blocks=1_seed=3" / "objective.json"
+    held = json.loads(path.read_text())
+    held["epochs"][-1]["relative_gradient"] = 0.1
+    path.write_text(json.dumps(held))
+    ruling = rulings(folder)["deep_helps_nc1"]
+    (evidence,) = ruling.evidence
+    assert [draw.seed for draw in evidence.draws] == [seed for seed in range(N + 1) if seed != 3]
+    assert (evidence.silent, ruling.outside, ruling.row.estimate.n) == (1, 1, N)
+    # Against one block: a decade lost with two, and gained with four but for their own factor.
+    expected = [(math.log10(10 / 100) + math.log10(10 / (0.25 * (1 + seed / 10)))) / 2 for seed in range(N + 1) if seed != 3]
+    assert [draw.value for draw in evidence.draws] == pytest.approx(expected)
+    assert "control of 1 block minus deeper network" in evidence.statistic
+
+
 @pytest.mark.parametrize(("slope", "verdict"), [(0.1, "holds"), (-0.1, "fails")])
 def test_the_negative_control(deep_sweep, slope, verdict):
     control = deep_sweep("control", slope=slope, model={"linear_layers": 2})

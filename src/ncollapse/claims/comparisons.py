@@ -97,30 +97,34 @@ def gained_over_control(key: str) -> Examine:
 
     def examine(runs: Sequence[Run]) -> list[Evidence]:
         found = []
-        for name, members in settings_of(runs, apart=(_BLOCKS, "train.weight_decay", "decay_over_blocks")).items():
+        known = [run for run in runs if predicates.num_blocks(run) is not None and run.last_objective]
+        for name, members in settings_of(known, apart=(_BLOCKS, "train.weight_decay", "decay_over_blocks")).items():
+            # All seeds have the same control: one whose own run of that depth does not count says nothing.
+            shallowest = min(blocks for run in members if (blocks := predicates.num_blocks(run)) is not None)
             by_seed: dict[int, list[Run]] = {}
             for run in members:
                 if run.recipe.seed is not None:
                     by_seed.setdefault(run.recipe.seed, []).append(run)
-            draws = tuple(draw for seed, own in by_seed.items() if (draw := _over_control(seed, own, read)) is not None)
-            said = f"log10 of {key}, control minus deeper network; mean over depths and seeds"
+            made = (_over_control(seed, own, shallowest, read) for seed, own in by_seed.items())
+            draws = tuple(draw for draw in made if draw is not None)
+            control = counted(shallowest, "block")
+            said = f"log10 of {key}, control of {control} minus deeper network; mean over depths and seeds"
             found.append(Evidence(name, said, draws, silent=len(by_seed) - len(draws)))
         return found
 
     return examine
 
 
-def _over_control(seed: int, runs: Sequence[Run], read: RunTest) -> Draw | None:
-    """Compare the runs of a seed with the shallowest of the same λ."""
-    known = [(blocks, run) for run in runs if (blocks := predicates.num_blocks(run)) is not None and run.last_objective]
-    shallowest = min((blocks for blocks, _ in known), default=0)
+def _over_control(seed: int, runs: Sequence[Run], shallowest: int, read: RunTest) -> Draw | None:
+    """Compare the runs of a seed with that of the fewest blocks and the same λ."""
+    controls = [run for run in runs if predicates.num_blocks(run) == shallowest]
+    pairs = [(run, other) for run in runs if run not in controls for other in controls if _same_decay(run, other)]
     gains, used = [], []
-    for blocks, run in known:
-        for control in (other for least, other in known if least == shallowest < blocks and _same_decay(run, other)):
-            deep, shallow = read(run), read(control)
-            if deep is not None and shallow is not None and min(deep, shallow) > 0:
-                gains.append(math.log10(shallow / deep))
-                used += [str(run.path), str(control.path)]
+    for run, control in pairs:
+        deep, shallow = read(run), read(control)
+        if deep is not None and shallow is not None and min(deep, shallow) > 0:
+            gains.append(math.log10(shallow / deep))
+            used += [str(run.path), str(control.path)]
     return Draw(seed, statistics.fmean(gains), tuple(dict.fromkeys(used))) if gains else None
 
 
