@@ -185,6 +185,11 @@ def test_order_is_gained_by_the_share_of_rises_lost(write_seed):
     # Before training 6 of 9 steps rise; at the end none with seed 0, two with the others.
     expected = stats.ttest_1samp([6 / 9, *[4 / 9] * (N - 1)], 0).confidence_interval(0.95)
     assert row.estimate == pytest.approx(((6 + 4 * (N - 1)) / 9 / N, expected.low, expected.high, N))
+    # Of layers in random order half of the steps rise.
+    assert [(base.name, base.value) for base in row.bases] == [("layers in random order", pytest.approx(6 / 9 - 1 / 2))]
+    wild = {(5, metric): (0.1, 0.5, 0.9, 0.7) for metric in ("pfc1", "pfc3_error")}
+    found = rulings([write_seed(f"wild{seed}", seed, values=wild | {(5, "pfc2"): RISING}) for seed in range(N)])
+    assert found["order"].verdict == "undecided"
     still = {(0, metric): FALLING for metric in ("pfc1", "pfc2", "pfc3_error")}
     found = rulings([write_seed(f"still{seed}", seed, values=still) for seed in range(N)])
     assert found["order"].verdict == "undecided"

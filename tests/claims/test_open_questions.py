@@ -14,7 +14,7 @@ N = RULES.least_draws
 def write_seed(make_run, edit):
     """A finished run in the terminal phase; settings by dotted name, entries of its last record replaced."""
 
-    def write(seed, *, name=None, blocks=3, tau=8.0, settings=(), **last):
+    def write(seed, *, name=None, blocks=3, tau=8.0, settings=(), first=None, **last):
         label = name or "-".join([*(f"{k}={v}" for k, v in dict(settings).items()), str(blocks), str(seed)])
         layers = (FIRST, *(f"blocks.{i}" for i in range(blocks)))
         run = make_run(label, layers=layers, epochs=(0, 5), seed=seed, bump=False, flagged=False)
@@ -29,9 +29,9 @@ def write_seed(make_run, edit):
         edit(run / "status.json", lambda status: status.update(weight_decay_time=tau, first_perfect_epoch=3))
 
         def change_depth(content):
-            record = content["epochs"][-1]
-            for key, value in last.items():
-                record[key] = {**record[key], **value} if isinstance(value, dict) and key in record else value
+            for record, entries in zip(content["epochs"], (first or {}, last), strict=True):
+                for key, value in entries.items():
+                    record[key] = {**record[key], **value} if isinstance(value, dict) and key in record else value
 
         edit(run / "depth.json", change_depth)
         return run
@@ -210,6 +210,40 @@ def test_the_flow_of_class_means_is_compared_with_line_and_baseline(write_seed):
     found = rulings(runs)
     assert found["flow_line"].row.estimate.value == pytest.approx(-0.07)
     assert found["flow_baseline"].row.estimate.value == pytest.approx(0.03)
+
+
+def flow(line, null, flow):
+    places = error(line, null)
+    places["prediction_error"]["projection"]["flow"] = {"pfc2": flow}
+    return places
+
+
+def test_predictions_must_beat_those_before_training(write_seed):
+    """The flow leads the line by 0.04 before training, by 0.08 after it; the baseline by 0.5 and 0.28."""
+    runs = [write_seed(seed, first=flow(0.3, 0.76, 0.26), **flow(0.2 + seed / 1e3, 0.4, 0.12)) for seed in range(N)]
+    found = rulings(runs)
+    assert [(base.name, base.value) for base in found["flow_line"].row.bases] == [("before training", pytest.approx(0.04))]
+    assert found["flow_line"].verdict == "holds"
+    assert [base.value for base in found["flow_baseline"].row.bases] == pytest.approx([0.5])
+    assert (found["flow_baseline"].verdict, found["flow_baseline"].why) == ("undecided", "no better than before training")
+    # A run whose flow was not measured then does not count.
+    runs[0] = write_seed(0, name="late", **flow(0.2, 0.4, 0.12))
+    assert rulings(runs)["flow_line"].row.estimate.n == N - 1
+
+
+def test_skip_connections_must_do_more_than_before_training(write_seed):
+    """Straighter by 0.3 before training and by 0.2 after it; the lead of the line grows from 0.1 to 0.2."""
+    runs = []
+    for seed in range(N):
+        for name, early, late, before, after in (("residual", 0.9, 0.9, 0.3, 0.2), ("plain", 0.6, 0.7, 0.4, 0.4 + seed / 1e3)):
+            settings = {"model.connections": name}
+            first = {"straightness": {"mean": early}, **error(before, 0.5)}
+            runs.append(write_seed(seed, settings=settings, first=first, straightness={"mean": late}, **error(after, 0.5)))
+    found = rulings(runs)
+    assert [base.value for base in found["skips_straighten"].row.bases] == pytest.approx([0.3])
+    assert found["skips_straighten"].why == "no better than before training"
+    assert [base.value for base in found["skips_line"].row.bases] == pytest.approx([0.1])
+    assert found["skips_line"].verdict == "holds"
 
 
 def test_row_sums_are_compared_over_optimizers_with_their_own_rates(write_seed):

@@ -185,6 +185,10 @@ def test_the_test_of_shares_corrects_by_half_a_step():
 def test_base_rates_of_several_settings_need_all_of_them_and_a_gain():
     assert row_over(shares(a=(12, 12), b=(12, 12))).estimate.high == 1.0
     known = setting("a", [True] * N, 0, before=False)
-    assert row_over([known, setting("b", [True] * N, 100)]).bases == ()
+    # A setting that lacks it does not count.
+    ruling = ruled([known, setting("b", [True] * N, 100)])
+    assert [(base.name, base.value) for base in ruling.row.bases] == [("before training", 0.0)]
+    assert (ruling.row.estimate.n, ruling.verdict, ruling.why) == (N, "holds", f"{N} seeds have no base rate and do not count")
+    assert [(item.setting, len(item.draws), item.without_base) for item in ruling.evidence] == [("a", N, 0), ("b", 0, N)]
     lost = [setting(name, [True] * 6 + [False] * 6, 100 * i, before=True) for i, name in enumerate("ab")]
     assert row_over(lost).bases[0].p_value == 1.0

@@ -92,8 +92,33 @@ def test_what_layers_in_random_order_do_too_is_no_finding():
     assert row_of(share(2, 2, steps=[3, 6]).draws, UNBOUNDED).steps == (3, 6)
 
 
-def test_a_base_rate_that_some_draws_lack_is_none():
-    assert ruled(share(N, before=[True] * 11 + [None])).row.bases == ()
+def test_draws_without_the_base_rate_of_the_others_do_not_count():
+    """Or one of them would be enough to drop the base rate of the row."""
+    ruling = ruled(share(N, before=[True] * 11 + [None]))
+    assert (ruling.row.estimate.n, ruling.row.bases[0].value) == (11, 1.0)
+    assert ruling.why == "11 seeds, 12 needed; 1 seed has no base rate and does not count"
+    more = ruled(share(N + 2, N + 2, before=[None, *[False] * N, None]))
+    assert (more.verdict, more.row.estimate.n, more.row.bases[0].value) == ("holds", N, 0.0)
+    assert more.why == "2 seeds have no base rate and do not count"
+    assert [draw.seed for draw in more.evidence[0].draws] == list(range(1, N + 1))
+    # The same of layers in random order, and of both at once.
+    assert ruled(share(N, shuffled=[0.1] * 4 + [None] * 8)).row.estimate.n == 4
+    assert ruled(share(N, shuffled=[None, *[0.1] * 11], before=[False] * 11 + [None])).row.estimate.n == 10
+    # A theorem has no base rate that a draw could lack.
+    assert ruled(share(N, before=[True] * 11 + [None]), checks_code=True).row.estimate.n == N
+
+
+def test_a_seed_that_was_run_twice_has_its_base_rate_from_the_runs_that_have_it():
+    twice = Evidence("one", "share of seeds", (*draws([True] * N, before=True), *draws([True] * N)))
+    assert [draw.before for draw in twice.draws] == [True] * N
+    assert ruled(twice).why == "no better than before training"
+
+
+def test_a_base_rate_has_a_name():
+    evidence = Evidence("one", "mean", draws([1.0] * N, before=2.0), base="on the pixels")
+    assert ruled(evidence).why == "no better than on the pixels"
+    again = Evidence("two", "mean", draws([1.0] * N, first=100, before=2.0), base="on the pixels")
+    assert [base.name for base in ruled(evidence, again).row.bases] == ["on the pixels"]
 
 
 def test_holm_corrects_by_rank():

@@ -179,6 +179,16 @@ def test_verdicts_are_those_of_the_ledger():
     assert found["pfc:holds"].seconds == 12
 
 
+def test_seeds_without_the_base_rate_of_the_others_do_not_count():
+    seeds = [*given([2.0] * 12, before=1.0), SeedFile(12, 2.0, seconds=1.0)]
+    found = standings({"pfc:x": seeds}, [made(base="at the start")])["pfc:x"]
+    assert (found.row.estimate.n, found.state, found.why) == (12, "holds", "1 seed has no base rate and does not count")
+    assert (found.row.bases[0].name, found.seconds) == ("at the start", 13.0)
+    few = standings({"pfc:x": seeds[6:]}, [made()])["pfc:x"]
+    assert few.why == "right in 6 of 6 seeds; 12 needed; 1 seed has no base rate and does not count"
+    assert standings({"pfc:x": seeds}, [made(checks_code=True)])["pfc:x"].row.estimate.n == 13
+
+
 def test_rows_of_one_paper_are_corrected_together():
     # Eleven of twelve: p = 0.0063 alone, and 0.063 among ten.
     rows = {f"pfc:{index}": given([True] * 11 + [False]) for index in range(10)}

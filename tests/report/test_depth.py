@@ -51,9 +51,9 @@ def deep_sweep(tmp_path, write_sweep):
     return write
 
 
-def set_last(run, metric, value):
+def set_last(run, metric, value, epoch=5):
     lines = (run / "measurements.csv").read_text().splitlines()
-    begin = "5,train,2,blocks.1," + metric + ","
+    begin = f"{epoch},train,2,blocks.1,{metric},"
     assert sum(line.startswith(begin) for line in lines) == 1
     changed = [f"{begin}{value!r}," if line.startswith(begin) else line for line in lines]
     (run / "measurements.csv").write_text("\n".join(changed) + "\n")
@@ -230,6 +230,25 @@ def test_a_seed_without_its_own_control_is_silent(deep_sweep):
     expected = [(math.log10(10 / 100) + math.log10(10 / (0.25 * (1 + seed / 10)))) / 2 for seed in range(N + 1) if seed != 3]
     assert [draw.value for draw in evidence.draws] == pytest.approx(expected)
     assert "control of 1 block minus deeper network" in evidence.statistic
+
+
+def test_depth_must_do_more_than_before_training(deep_sweep):
+    """Before training NC1 falls with depth too: faster than after it, and half as fast in the next sweep."""
+    for name, slope, verdict in (("faster", -0.6, "undecided"), ("slower", -0.25, "holds")):
+        folder = deep_sweep(name)
+        for run in folder.glob("model*"):
+            L, seed = (int(part.rpartition("=")[2]) for part in run.name.split("_seed"))
+            set_last(run, "pfc1", 7.0 * L**slope, epoch=0)
+            entries = [record(0, 5.0 * L**slope, distance=L**slope), record(5, 0.1 / L * (1 + seed / 10), distance=0.3 / L)]
+            (run / "objective.json").write_text(json.dumps({"epochs": entries}))
+        found = rulings(folder)
+        assert [base.value for base in found["deep_nc1"].row.bases] == pytest.approx([-slope])
+        assert [base.value for base in found["deep_helps_nc1"].row.bases] == pytest.approx([-slope * math.log10(8) / 2])
+        assert [base.value for base in found["deep_excess"].row.bases] == pytest.approx([-slope])
+        assert [base.value for base in found["deep_helps_excess"].row.bases] == pytest.approx([-slope * math.log10(8) / 2])
+        assert [found[key].verdict for key in ("deep_nc1", "deep_helps_nc1", "deep_excess")] == [verdict, verdict, "holds"]
+        assert [base.value for base in found["deep_distance"].row.bases] == pytest.approx([-slope])
+        assert found["deep_control_nc1"].row.bases == ()
 
 
 @pytest.mark.parametrize(("slope", "verdict"), [(0.1, "holds"), (-0.1, "fails")])

@@ -8,7 +8,7 @@ from scipy import stats
 
 from ncollapse.claims import predicates
 from ncollapse.claims.estimates import log_log_slope
-from ncollapse.claims.evidence import Draw, Evidence, RunTest, Value, families, settings_of
+from ncollapse.claims.evidence import Draw, Evidence, Family, RunTest, Value, at_start, families, settings_of
 from ncollapse.claims.quantities import BY_KEY
 from ncollapse.claims.rules import Examine
 from ncollapse.drawing.wording import counted
@@ -52,7 +52,16 @@ def depth_saturates(runs: Sequence[Run]) -> list[Evidence]:
     return found
 
 
-def gained(field: str, chosen: str, statistic: str, read: RunTest, *, default: str, tied: tuple[str, ...] = ()) -> Examine:
+def gained(
+    field: str,
+    chosen: str,
+    statistic: str,
+    read: RunTest,
+    *,
+    default: str,
+    tied: tuple[str, ...] = (),
+    before: bool = False,
+) -> Examine:
     """Compute a quantity with the chosen value of a field minus that with each other value; mean over seeds."""
 
     # Tied are fields that change with it, such as the learning rate with the optimizer.
@@ -62,15 +71,25 @@ def gained(field: str, chosen: str, statistic: str, read: RunTest, *, default: s
             others = [value for value in family.values if value != chosen]
             for other in others if len(others) < len(family.values) else []:
                 pair = family.only(chosen, other)
-                gains = {seed: first - second for seed, (first, second) in pair.read(read).items()}
-                found.append(pair.evidence(f"{statistic}, {chosen} minus {other}; mean", gains))
+                reads = (read, at_start(read)) if before else (read,)
+                gains = [{seed: first - second for seed, (first, second) in pair.read(one).items()} for one in reads]
+                found.append(pair.evidence(f"{statistic}, {chosen} minus {other}; mean", *gains))
         return found
 
     return examine
 
 
-def slopes(key: str, words: str, fits: Callable[[Run], bool], test: Callable[[float], Value]) -> Examine:
+def slopes(
+    key: str, words: str, fits: Callable[[Run], bool], test: Callable[[float], Value], *, before: bool = False
+) -> Examine:
     """Test the log-log slope of a quantity with the number of blocks L, one per seed."""
+    read = BY_KEY[key].read
+    reads = (read, at_start(read)) if before else (read,)
+
+    def values_of(family: Family, one: RunTest) -> dict[int, Value]:
+        # A quantity that is not positive has no logarithm: that seed says nothing.
+        numbers = {seed: values for seed, values in family.read(one).items() if min(values) > 0}
+        return {seed: test(log_log_slope(family.values, values).value) for seed, values in numbers.items()}
 
     def examine(runs: Sequence[Run]) -> list[Evidence]:
         found = []
@@ -80,10 +99,7 @@ def slopes(key: str, words: str, fits: Callable[[Run], bool], test: Callable[[fl
                 why = f"{counted(len(family.values), 'number')} of blocks L, {_LEAST_DEPTHS} needed"
                 found.append(family.evidence(said, {}, why=why))
                 continue
-            # A quantity that is not positive has no logarithm: that seed says nothing.
-            numbers = {seed: values for seed, values in family.read(BY_KEY[key].read).items() if min(values) > 0}
-            found_slopes = {seed: log_log_slope(family.values, values).value for seed, values in numbers.items()}
-            found.append(family.evidence(said, {seed: test(slope) for seed, slope in found_slopes.items()}))
+            found.append(family.evidence(said, *(values_of(family, one) for one in reads)))
         return found
 
     return examine
@@ -116,16 +132,22 @@ def gained_over_control(key: str) -> Examine:
 
 
 def _over_control(seed: int, runs: Sequence[Run], shallowest: int, read: RunTest) -> Draw | None:
-    """Compare the runs of a seed with that of the fewest blocks and the same λ."""
+    """Compare the runs of a seed with that of the fewest blocks and the same λ, after training and before it."""
     controls = [run for run in runs if predicates.num_blocks(run) == shallowest]
     pairs = [(run, other) for run in runs if run not in controls for other in controls if _same_decay(run, other)]
-    gains, used = [], []
-    for run, control in pairs:
-        deep, shallow = read(run), read(control)
-        if deep is not None and shallow is not None and min(deep, shallow) > 0:
-            gains.append(math.log10(shallow / deep))
-            used += [str(run.path), str(control.path)]
-    return Draw(seed, statistics.fmean(gains), tuple(dict.fromkeys(used))) if gains else None
+    known = [(pair, gain) for pair in pairs if (gain := _decades(read, *pair)) is not None]
+    if not known:
+        return None
+    before = [gain for pair, _ in known if (gain := _decades(at_start(read), *pair)) is not None]
+    used = dict.fromkeys(str(run.path) for pair, _ in known for run in pair)
+    value = statistics.fmean(gain for _, gain in known)
+    return Draw(seed, value, tuple(used), statistics.fmean(before) if len(before) == len(known) else None)
+
+
+def _decades(read: RunTest, run: Run, control: Run) -> float | None:
+    """Return by how many decades a run is below its control; None where that has no logarithm."""
+    deep, shallow = read(run), read(control)
+    return math.log10(shallow / deep) if deep is not None and shallow is not None and min(deep, shallow) > 0 else None
 
 
 def _same_decay(run: Run, other: Run) -> bool:

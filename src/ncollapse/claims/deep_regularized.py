@@ -49,11 +49,12 @@ def _is_above_floor(run: Run) -> bool:
 
 
 def _falls(key: str, name: str) -> Examine:
-    return slopes(key, f"minus the log-log slope of {name} with L = {{}}; mean", is_covered, lambda slope: -slope)
+    return slopes(key, f"minus the log-log slope of {name} with L = {{}}; mean", is_covered, lambda slope: -slope, before=True)
 
 
 def _does_not_fall(key: str, name: str) -> Examine:
     words = f"share of seeds whose log-log slope of {name} with L = {{}} is not negative"
+    # No base rate: that nothing comes of depth may well be so before training too.
     return slopes(key, words, is_control, lambda slope: slope >= 0)
 
 

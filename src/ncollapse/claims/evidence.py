@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ncollapse.claims.estimates import Estimate, mean_estimate, share_estimate
@@ -12,6 +12,7 @@ from ncollapse.records.recipe_settings import differing_settings, setting
 
 Value = float | bool
 UNBOUNDED = (-math.inf, math.inf)
+BEFORE_TRAINING, IN_RANDOM_ORDER = "before training", "layers in random order"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Draw:
         seed: Of initial weights and the order of the samples.
         value: Of the test at the last epoch.
         runs: The run directories behind it.
-        before: The same before training; None if that says nothing.
+        before: The base rate: the same without what is claimed, such as before training; None if that says nothing.
         shuffled: Probability that the same layers in a random order pass; None if order is not what is tested.
         steps: Steps from layer to layer that were tested.
     """
@@ -46,6 +47,8 @@ class Evidence:
         bounds: Smallest and largest possible number, by which intervals are cut.
         silent: Runs in which there is nothing to test.
         why: What hinders the test; may be empty.
+        base: What ``before`` of its draws is, in words.
+        without_base: Seeds that were left out because they lack a base rate that others of their row have.
     """
 
     setting: str
@@ -54,6 +57,8 @@ class Evidence:
     bounds: tuple[float, float] = UNBOUNDED
     silent: int = 0
     why: str = ""
+    base: str = BEFORE_TRAINING
+    without_base: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "draws", tuple(_one_a_seed(self.draws)))
@@ -87,14 +92,31 @@ def pooled(evidence: Sequence[Evidence]) -> list[Draw]:
     return _one_a_seed(draw for item in evidence for draw in item.draws)
 
 
+def with_base_rates(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """Leave out draws that lack a base rate which others of the row have: a row is judged with its base rate or not at all."""
+    every = [draw for item in evidence for draw in item.draws]
+    found = []
+    for item in evidence:
+        kept = comparable(item.draws, every)
+        found.append(replace(item, draws=tuple(kept), without_base=item.without_base + len(item.draws) - len(kept)))
+    return found
+
+
+def comparable(draws: Sequence[Draw], among: Sequence[Draw]) -> list[Draw]:
+    """Return the draws that have every base rate that one of the others has."""
+    before, shuffled = (any(getattr(draw, name) is not None for draw in among) for name in ("before", "shuffled"))
+    return [draw for draw in draws if (draw.before is not None or not before) and (draw.shuffled is not None or not shuffled)]
+
+
 def _one_a_seed(draws: Iterable[Draw]) -> list[Draw]:
     by_seed: dict[int, list[Draw]] = {}
     for draw in draws:
         by_seed.setdefault(draw.seed, []).append(draw)
-    return [_merged(own) for _, own in sorted(by_seed.items())]
+    return [_merged(own) for _, all_own in sorted(by_seed.items()) if (own := comparable(all_own, all_own))]
 
 
 def _merged(draws: Sequence[Draw]) -> Draw:
+    # They have the same base rates: those that lack one were left out.
     before = [draw.before for draw in draws if draw.before is not None]
     shuffled = [draw.shuffled for draw in draws if draw.shuffled is not None]
     steps = [draw.steps for draw in draws if draw.steps is not None]
@@ -102,8 +124,8 @@ def _merged(draws: Sequence[Draw]) -> Draw:
         draws[0].seed,
         _combined([draw.value for draw in draws]),
         tuple(run for draw in draws for run in draw.runs),
-        _combined(before) if len(before) == len(draws) else None,
-        math.prod(shuffled) if len(shuffled) == len(draws) else None,
+        _combined(before) if before else None,
+        math.prod(shuffled) if shuffled else None,
         min(steps, default=None),
     )
 
@@ -122,6 +144,7 @@ def by_seed(
     test: RunTest,
     *,
     before: bool = False,
+    other_base: tuple[str, RunTest] | None = None,
     shuffled: Callable[[Run], float | None] = lambda run: None,
     steps: Callable[[Run], int | None] = lambda run: None,
 ) -> list[Evidence]:
@@ -133,26 +156,32 @@ def by_seed(
         test: Called with a run, and with epoch 0 too if ``before``. True or False asks for a share of seeds, a number (positive
             where the claim is right) for a mean over seeds; None leaves the run out.
         before: Whether to make the same test before training too. A claim about training must do better than that.
+        other_base: Another base rate in its place: what it is, in words, and a test that gives it.
         shuffled: Probability that the same layers pass in a random order, for tests of an order.
         steps: Number of steps from layer to layer in such a test.
 
     Returns:
         One piece of evidence for each setting.
     """
+    name_of_base, base = other_base or (BEFORE_TRAINING, at_start(test) if before else lambda run: None)
 
     def draw(run: Run) -> Draw | None:
         value = test(run)
         if value is None or run.recipe.seed is None:
             return None
-        untrained = test(run, 0) if before and run.epochs[0] == 0 < run.epochs[-1] else None
-        return Draw(run.recipe.seed, value, (str(run.path),), untrained, shuffled(run), steps(run))
+        return Draw(run.recipe.seed, value, (str(run.path),), base(run), shuffled(run), steps(run))
 
     found = []
     for name, members in settings_of(runs).items():
         draws = [made for run in members if (made := draw(run)) is not None]
         # Runs that differ in what was measured of them alone are one setting, and may share a seed.
-        found.append(Evidence(name, statistic, tuple(draws), silent=len(members) - len(draws)))
+        found.append(Evidence(name, statistic, tuple(draws), silent=len(members) - len(draws), base=name_of_base))
     return found
+
+
+def at_start(test: RunTest) -> RunTest:
+    """Make the same test before training; None for a run that was not measured then, or only then."""
+    return lambda run: test(run, 0) if run.epochs[0] == 0 < run.epochs[-1] else None
 
 
 @dataclass(frozen=True)
@@ -174,10 +203,17 @@ class Family:
         return found
 
     def evidence(
-        self, statistic: str, by_seed: Mapping[int, Value], *, bounds: tuple[float, float] = UNBOUNDED, why: str = ""
+        self,
+        statistic: str,
+        by_seed: Mapping[int, Value],
+        before: Mapping[int, Value] | None = None,
+        *,
+        bounds: tuple[float, float] = UNBOUNDED,
+        why: str = "",
     ) -> Evidence:
         """Evidence from a number or a truth for each seed, with all of the seed's runs for the claim or against it."""
-        draws = (Draw(seed, value, tuple(str(r.path) for r in self.seeds[seed].values())) for seed, value in by_seed.items())
+        runs = {seed: tuple(str(run.path) for run in own.values()) for seed, own in self.seeds.items()}
+        draws = (Draw(seed, value, runs[seed], (before or {}).get(seed)) for seed, value in by_seed.items())
         return Evidence(self.name, statistic, tuple(draws), bounds, len(self.seeds) - len(by_seed), why)
 
     def only(self, *values: Any) -> "Family":

@@ -22,8 +22,8 @@ def line_lead(metric: str, position: str = "projection") -> RunTest:
 def flow_lead(rival: int) -> RunTest:
     """How many decades the flow's RMS error in PFC2 is below the straight line's (0) or the baseline's (1)."""
 
-    def read(run: Run) -> float | None:
-        flow, other = run.flow_error(), run.prediction_errors("pfc2")[rival]
+    def read(run: Run, epoch: int | None = None) -> float | None:
+        flow, other = run.flow_error(epoch=epoch), run.prediction_errors("pfc2", epoch=epoch)[rival]
         return None if flow is None or other is None else other - flow
 
     return read
@@ -35,6 +35,12 @@ def order_gained(run: Run) -> float | None:
         return None
     before, after = (_share_of_rises(run, epoch) for epoch in (0, run.epochs[-1]))
     return None if before is None or after is None else before - after
+
+
+def order_gained_by_chance(run: Run) -> float | None:
+    """Return the same for last layers in random order: half of their steps are rises."""
+    before = _share_of_rises(run, 0) if run.epochs[0] == 0 else None
+    return None if before is None else before - 0.5
 
 
 def _share_of_rises(run: Run, epoch: int) -> float | None:

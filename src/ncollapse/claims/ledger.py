@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ncollapse.claims.deep_regularized import DEEP_CLAIMS
-from ncollapse.claims.evidence import Evidence
+from ncollapse.claims.evidence import Evidence, with_base_rates
 from ncollapse.claims.open_questions import QUESTIONS
 from ncollapse.claims.pooling import row_over
 from ncollapse.claims.progressive_collapse import CLAIMS
 from ncollapse.claims.rules import RULES, Claim, Verdict, counts
-from ncollapse.claims.verdicts import RowTest, has_enough, holm, judge, judge_check, too_few
+from ncollapse.claims.verdicts import RowTest, has_enough, holm, judge, judge_check, too_few, without_base_rate
 from ncollapse.drawing.wording import MEASURED_ONLY, counted, number
 from ncollapse.recipe_fingerprint import NO_SETTINGS
 from ncollapse.records import file_names
@@ -117,8 +117,9 @@ def _examined(claim: Claim, runs: Sequence[Run]) -> Ruling:
 
 
 def _row(claim: Claim, runs: Sequence[Run]) -> tuple[tuple[Evidence, ...], RowTest]:
-    evidence = tuple(claim.examine(runs))
-    # A theorem has no settings that could outvote others: every draw counts.
+    found = claim.examine(runs)
+    # A theorem has no base rate, and no settings that could outvote others: every draw counts.
+    evidence = tuple(found if claim.checks_code else with_base_rates(found))
     return evidence, row_over(evidence, 1 if claim.checks_code else RULES.least_seeds)
 
 
@@ -144,7 +145,12 @@ def _hindrance(evidence: Sequence[Evidence], row: RowTest) -> str:
         return "no run fits"
     reasons = dict.fromkeys(item.why for item in evidence if item.why)
     silent = sum(item.silent for item in evidence)
-    return "; ".join([too_few(row), *reasons, *([f"nothing to test in {silent} of them"] if silent and not reasons else [])])
+    nothing = [f"nothing to test in {silent} of them"] if silent and not reasons else []
+    return "; ".join([too_few(row), *_without_base_rate(evidence), *reasons, *nothing])
+
+
+def _without_base_rate(evidence: Sequence[Evidence]) -> list[str]:
+    return without_base_rate(sum(item.without_base for item in evidence))
 
 
 def _is_decided(ruling: Ruling) -> bool:
@@ -155,7 +161,8 @@ def _ruled(ruling: Ruling, corrected: float | None) -> Ruling:
     if ruling.claim.checks_code and ruling.row.estimate.n:
         verdict, why = judge_check(ruling.row)
     elif corrected is not None:
-        verdict, why = judge(ruling.row, corrected)
+        verdict, found = judge(ruling.row, corrected)
+        why = "; ".join([*([found] if found else []), *_without_base_rate(ruling.evidence)])
     else:
         return ruling
     return replace(ruling, verdict=verdict, why=why, corrected=corrected)

@@ -37,7 +37,7 @@ _random = partial(_question, about=predicates.has_random_labels, command=_LABELS
 _skips = partial(_question, about=predicates.has_paper_training, terminal=False, command=_CONNECTIONS)
 
 _OTHERS = {"plain": "networks without skip connections", "dense": "networks with dense connections"}
-_by_skips = partial(gained, "model.connections", predicates.RESIDUAL, default=predicates.RESIDUAL)
+_by_skips = partial(gained, "model.connections", predicates.RESIDUAL, default=predicates.RESIDUAL, before=True)
 
 
 def _orders(make: partial[Claim], prefix: str, statement: str) -> list[Claim]:
@@ -81,7 +81,12 @@ QUESTIONS = (
             "Derived in docs/theory.md, 3.16. A prediction of this library",
             f"RMS error of the {words} over the interior layers minus that of the affine-invariant geodesic, layers at their "
             "projection on the chord",
-            partial(by_seed, statistic=f"error of the {words} minus that of the flow, decades; mean", test=gains.flow_lead(i)),
+            partial(
+                by_seed,
+                statistic=f"error of the {words} minus that of the flow, decades; mean",
+                test=gains.flow_lead(i),
+                before=True,
+            ),
             about=predicates.is_paper_setting,
             command=_DEPTH,
         )
@@ -122,7 +127,7 @@ QUESTIONS = (
     _question(
         "nc0",
         "The rows of the classifier come to sum to zero (NC0) under SGD with weight decay",
-        _NC0,
+        f"{_NC0}. Theory demands it for this training: the row checks the theory, and is no evidence about networks",
         "Decades by which the norm of the sum of the classifier's rows, relative to that of all, falls in training",
         partial(by_seed, statistic="fall of NC0 in training, decades; mean", test=gains.nc0_lost_in_training),
         about=predicates.has_sgd_with_decay,

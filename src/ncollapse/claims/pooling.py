@@ -11,7 +11,7 @@ from dataclasses import replace
 from scipy import stats
 
 from ncollapse.claims.estimates import LEVEL, Estimate, mean_estimate
-from ncollapse.claims.evidence import UNBOUNDED, Draw, Evidence, Value, pooled
+from ncollapse.claims.evidence import UNBOUNDED, Evidence, Value, pooled
 from ncollapse.claims.rules import RULES
 from ncollapse.claims.verdicts import RowTest, Vote, against_bases, holm, row_of, shuffled, sign_test, steps_of
 from ncollapse.records.run_files import BaseRate
@@ -22,6 +22,7 @@ _ROUNDING = 1e-12
 
 def row_over(evidence: Sequence[Evidence], least_seeds: int = RULES.least_seeds) -> RowTest:
     """Test the settings of a row together; if none has the seeds that a vote needs, all are taken."""
+    # All draws have the same base rates, or none: evidence.with_base_rates leaves out the others.
     known = [item for item in evidence if item.draws]
     voting = [item for item in known if len(item.draws) >= least_seeds] or known
     votes, together = _votes(voting), pooled(voting)
@@ -34,7 +35,7 @@ def row_over(evidence: Sequence[Evidence], least_seeds: int = RULES.least_seeds)
         _cut(mean.estimate, bounds)._replace(n=len(together)),
         mean.is_share,
         mean.p_value,
-        tuple(base for base in (_untrained([item.draws for item in voting]), shuffled(together)) if base is not None),
+        tuple(base for base in (_against_base(voting), shuffled(together)) if base is not None),
         steps_of(together),
         votes,
         _cut(among, bounds)[1:3],
@@ -43,7 +44,7 @@ def row_over(evidence: Sequence[Evidence], least_seeds: int = RULES.least_seeds)
 
 
 def _votes(voting: Sequence[Evidence]) -> tuple[Vote, ...]:
-    rows = [row_of(item.draws, item.bounds) for item in voting]
+    rows = [row_of(item.draws, item.bounds, item.base) for item in voting]
     names = Counter(item.setting for item in voting)
     # Comparisons of one setting with several others differ in what is compared.
     words = [item.setting if names[item.setting] == 1 else f"{item.setting}: {item.statistic}" for item in voting]
@@ -115,12 +116,12 @@ class Mean:
         return 2 * float(stats.t.sf(abs(self.value) / self.error, self._freedom))
 
 
-def _untrained(settings: Sequence[Sequence[Draw]]) -> BaseRate | None:
-    """Compare with the same draws before training, settings weighed alike."""
-    pairs = [{draw.seed: (draw.value, draw.before) for draw in draws if draw.before is not None} for draws in settings]
-    if any(len(own) < len(draws) for own, draws in zip(pairs, settings, strict=True)):
+def _against_base(voting: Sequence[Evidence]) -> BaseRate | None:
+    """Compare with the same draws without what is claimed, settings weighed alike."""
+    pairs = [{draw.seed: (draw.value, draw.before) for draw in item.draws if draw.before is not None} for item in voting]
+    if any(len(own) < len(item.draws) for own, item in zip(pairs, voting, strict=True)):
         return None
-    before = statistics.fmean(statistics.fmean(untrained for _, untrained in own.values()) for own in pairs)
+    value = statistics.fmean(statistics.fmean(base for _, base in own.values()) for own in pairs)
     is_share = all(isinstance(value, bool) for own in pairs for value, _ in own.values())
     # Pairs of truths that do not differ say nothing.
     gains: list[dict[int, Value]] = [
@@ -133,4 +134,4 @@ def _untrained(settings: Sequence[Sequence[Draw]]) -> BaseRate | None:
     ]
     gains = [own for own in gains if own]
     mean = Mean(gains) if gains else None
-    return BaseRate("before training", before, mean.p_value if mean and mean.value > (0.5 if is_share else 0.0) else 1.0)
+    return BaseRate(voting[0].base, value, mean.p_value if mean and mean.value > (0.5 if is_share else 0.0) else 1.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ncollapse.claims import gains, predicates
 from ncollapse.claims.comparisons import ranked_by_decay
-from ncollapse.claims.evidence import RunTest, by_seed
+from ncollapse.claims.evidence import IN_RANDOM_ORDER, RunTest, by_seed
 from ncollapse.claims.quantities import BY_KEY
 from ncollapse.claims.rules import RULES, Claim, Examine, is_terminal
 from ncollapse.drawing.wording import POSITIONS
@@ -127,7 +127,12 @@ CLAIMS = (
         "The order of the layers appears in training, from a random initialization",
         "Section III-A, Conjecture 1, last sentence; Figure 2",
         "Share of the steps of depth at which PFC1, PFC2 and the error 1 − PFC3 rise, before training minus at the last epoch",
-        partial(by_seed, statistic="share of rises lost in training; mean", test=gains.order_gained),
+        partial(
+            by_seed,
+            statistic="share of rises lost in training; mean",
+            test=gains.order_gained,
+            other_base=(IN_RANDOM_ORDER, gains.order_gained_by_chance),
+        ),
     ),
     *line_claims(
         _papers,

@@ -71,13 +71,14 @@ _GROUPED = (
 class Quantity:
     """A number of a run at its last epoch.
 
-    ``read`` gives None where it is undefined or was not measured. ``sign`` is 1 where the papers expect it to be large and -1
-    where small; ``signed`` says whether it can be negative; ``given`` that the settings alone decide it.
+    ``read`` gives None where it is undefined or was not measured; with an epoch it reads what is measured at every epoch.
+    ``sign`` is 1 where the papers expect it to be large and -1 where small; ``signed`` says whether it can be negative;
+    ``given`` that the settings alone decide it.
     """
 
     key: str
     meaning: str
-    read: Callable[[Run], float | None]
+    read: Callable[..., float | None]
     sign: int = -1
     signed: bool = False
     given: bool = False
@@ -91,7 +92,7 @@ class Quantity:
 
 def _metric(key: str, meaning: str) -> Quantity:
     """Make a reader of a metric of the last layer."""
-    return Quantity(key, meaning, lambda run: run.value(key, run.depths[-1]))
+    return Quantity(key, meaning, lambda run, epoch=None: run.value(key, run.depths[-1], epoch))
 
 
 def _of_group(metric: str, meaning: str, group: str, split: str) -> Quantity:

@@ -11,7 +11,7 @@ from typing import Literal
 from scipy import stats
 
 from ncollapse.claims.estimates import Estimate, spread
-from ncollapse.claims.evidence import Draw, Evidence, estimate_of
+from ncollapse.claims.evidence import BEFORE_TRAINING, IN_RANDOM_ORDER, Draw, Evidence, estimate_of
 from ncollapse.claims.rules import RULES, Verdict
 from ncollapse.drawing.wording import counted
 from ncollapse.records.run_files import BaseRate
@@ -72,14 +72,14 @@ class Vote:
         return "right" if self.row.side > 0 else "wrong"
 
 
-def row_of(draws: Sequence[Draw], bounds: tuple[float, float]) -> RowTest:
-    """Test the draws of a row."""
+def row_of(draws: Sequence[Draw], bounds: tuple[float, float], base: str = BEFORE_TRAINING) -> RowTest:
+    """Test the draws of a row, of which all have the same base rates, or none."""
     # A claim must be right more often than not, and more often than without what it is about. A verdict for it needs all of
     # these tests at once, so that the largest p-value is that of the row (Berger, 1982). Against it one is enough.
     values = [draw.value for draw in draws]
     is_share = all(isinstance(value, bool) for value in values)
     estimate = estimate_of(values, bounds)
-    bases = tuple(base for base in (_untrained(draws, is_share), shuffled(draws)) if base is not None)
+    bases = tuple(base for base in (_against_base(draws, is_share, base), shuffled(draws)) if base is not None)
     own = sign_test(sum(map(bool, values)), len(values)) if is_share else _t_test(values)
     return against_bases(RowTest(estimate, is_share, own, bases, steps_of(draws)))
 
@@ -95,8 +95,8 @@ def steps_of(draws: Sequence[Draw]) -> tuple[int, int] | None:
     return (min(steps), max(steps)) if steps else None
 
 
-def _untrained(draws: Sequence[Draw], is_share: bool) -> BaseRate | None:
-    """Compare with the same draws before training: pairs that differ, by the sign test or the t test."""
+def _against_base(draws: Sequence[Draw], is_share: bool, base: str) -> BaseRate | None:
+    """Compare with the same draws without what is claimed: pairs that differ, by the sign test or the t test."""
     pairs = [(draw.value, draw.before) for draw in draws if draw.before is not None]
     if len(pairs) < len(draws) or not pairs:
         return None
@@ -107,7 +107,7 @@ def _untrained(draws: Sequence[Draw], is_share: bool) -> BaseRate | None:
     else:
         gains = [after - before for after, before in pairs]
         p_value = _t_test(gains) if statistics.fmean(gains) > 0 else 1.0
-    return BaseRate("before training", value, p_value)
+    return BaseRate(base, value, p_value)
 
 
 def shuffled(draws: Sequence[Draw]) -> BaseRate | None:
@@ -117,7 +117,7 @@ def shuffled(draws: Sequence[Draw]) -> BaseRate | None:
         return None
     right = sum(bool(draw.value) for draw in draws)
     p_value = float(stats.binomtest(right, len(draws), max(chances), alternative="greater").pvalue)
-    return BaseRate("layers in random order", statistics.fmean(chances), p_value)
+    return BaseRate(IN_RANDOM_ORDER, statistics.fmean(chances), p_value)
 
 
 def sign_test(right: int, n: int) -> float:
@@ -176,6 +176,12 @@ def judge_check(row: RowTest) -> tuple[Verdict, str]:
     if not row.estimate.n:
         return "not testable here", "there was nothing to test"
     return ("check passed" if row.estimate.value == 1 else "check failed"), ""
+
+
+def without_base_rate(num_seeds: int) -> list[str]:
+    """Say how many seeds do not count for want of the base rate that the others have; nothing where there are none."""
+    verbs = "has no base rate and does" if num_seeds == 1 else "have no base rate and do"
+    return [f"{counted(num_seeds, 'seed')} {verbs} not count"] if num_seeds else []
 
 
 def too_few(row: RowTest) -> str:

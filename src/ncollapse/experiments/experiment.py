@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from ncollapse.claims.evidence import Value
+from ncollapse.claims.evidence import BEFORE_TRAINING, Value
 from ncollapse.experiments.work import Work
 from ncollapse.recipes.data import DataName
 
@@ -46,7 +46,7 @@ class Found:
     Attributes:
         value: Whether the statement is right, or a number that is positive if it is right; None if there is nothing to test.
         points: What is drawn.
-        before: The base rate: the same value without the cause in question, such as before training. None if there is none.
+        before: The base rate: the same value without the cause in question. None if there is none.
     """
 
     value: Value | None
@@ -69,6 +69,7 @@ class Experiment:
         seeds: Number of seeds of the small version, chosen so that it ends within ten minutes on two cores.
         needs: Names of the data sets it needs.
         checks_code: Whether a theorem proves it, so that it checks the code and says nothing about networks.
+        base: Words for the base rate, such as "before training": the test must give more than there.
         has_paper_size: Whether it can be run at the paper's size; else the small version is the whole.
     """
 
@@ -82,6 +83,7 @@ class Experiment:
     seeds: int = 3
     needs: tuple[DataName, ...] = ()
     checks_code: bool = False
+    base: str = BEFORE_TRAINING
     has_paper_size: bool = False
 
     @property

@@ -230,6 +230,7 @@ DEPTH_EXPERIMENTS = (
         "chance. Labels are random, so that being right is no reason to agree. The base rate is that of neighbors by pixels.",
         neighbors_agree,
         (_AGREEMENT,),
+        base="on the pixels",
     ),
     on_fashion(
         "review:early-exit",
@@ -240,5 +241,6 @@ DEPTH_EXPERIMENTS = (
         f"minus that of the network, plus {_COST:g}: positive if the cut costs less. The base rate is that of the first layer.",
         early_exit,
         (_EXIT,),
+        base="at the first layer",
     ),
 )

@@ -225,6 +225,7 @@ TESTING_EXPERIMENTS = (
         "is that of the collapse on training data.",
         order_of_networks,
         (_ORDER,),
+        base="with the collapse on training data",
     ),
     on_fashion(
         "review:fig8",

@@ -10,9 +10,9 @@ from typing import Literal
 
 import msgspec
 
-from ncollapse.claims.evidence import Draw
+from ncollapse.claims.evidence import UNBOUNDED, Draw, comparable
 from ncollapse.claims.rules import Verdict
-from ncollapse.claims.verdicts import RowTest, has_enough, holm, judge, judge_check, row_of, too_few
+from ncollapse.claims.verdicts import RowTest, has_enough, holm, judge, judge_check, row_of, too_few, without_base_rate
 from ncollapse.drawing.wording import counted
 from ncollapse.experiments.experiment import Experiment, SeedFile
 
@@ -40,30 +40,36 @@ class Standing:
 def standings(results: Mapping[str, Sequence[SeedFile]], experiments: Iterable[Experiment]) -> dict[str, Standing]:
     """Rule on experiments by the results of their seeds; those of a paper with enough seeds are corrected together."""
     known = {experiment.name: experiment for experiment in experiments}
-    rows = {name: row_of(_draws(results.get(name, ())), (-math.inf, math.inf)) for name in known}
+    draws = {name: _draws(experiment, results.get(name, ())) for name, experiment in known.items()}
+    rows = {name: row_of(draws[name], UNBOUNDED, experiment.base) for name, experiment in known.items()}
     corrected: dict[str, float] = {}
     for source in {experiment.source for experiment in known.values()}:
         decided = [n for n, e in known.items() if e.source == source and not e.checks_code and has_enough(rows[n])]
         corrected |= dict(zip(decided, holm([rows[name].p_value for name in decided]), strict=True))
-    return {name: _standing(known[name], rows[name], results.get(name, ()), corrected.get(name)) for name in known}
+    stands = {name: _stands(known[name], draws[name], rows[name], corrected.get(name)) for name in known}
+    return {name: _standing(rows[name], *stands[name], results.get(name, ())) for name in known}
 
 
-def _draws(seeds: Sequence[SeedFile]) -> list[Draw]:
-    return [Draw(item.seed, item.value, item.runs, item.before) for item in seeds if item.value is not None]
+def _draws(experiment: Experiment, seeds: Sequence[SeedFile]) -> list[Draw]:
+    draws = [Draw(item.seed, item.value, item.runs, item.before) for item in seeds if item.value is not None]
+    return draws if experiment.checks_code else comparable(draws, draws)
 
 
-def _standing(experiment: Experiment, row: RowTest, seeds: Sequence[SeedFile], corrected: float | None) -> Standing:
+def _stands(experiment: Experiment, draws: Sequence[Draw], row: RowTest, corrected: float | None) -> tuple[Verdict, str]:
+    if experiment.checks_code or not draws:
+        return judge_check(row)
+    if corrected is not None:
+        return judge(row, corrected)
+    right = sum(draw.value > 0 for draw in draws)
+    return "undecided", f"right in {right} of {counted(len(draws), 'seed')}; {too_few(row).partition(', ')[2]}"
+
+
+def _standing(row: RowTest, state: Verdict, why: str, seeds: Sequence[SeedFile]) -> Standing:
     if not seeds:
         return Standing("not run")
-    seconds = math.fsum(item.seconds for item in seeds)
-    if experiment.checks_code or not row.estimate.n:
-        state, why = judge_check(row)
-    elif corrected is not None:
-        state, why = judge(row, corrected)
-    else:
-        right = sum(item.value > 0 for item in seeds if item.value is not None)
-        state, why = "undecided", f"right in {right} of {counted(row.estimate.n, 'seed')}; {too_few(row).partition(', ')[2]}"
-    return Standing(state, why, row, seconds)
+    left_out = without_base_rate(sum(item.value is not None for item in seeds) - row.estimate.n)
+    words = "; ".join([*([why] if why else []), *left_out])
+    return Standing(state, words, row, math.fsum(item.seconds for item in seeds))
 
 
 def recorded() -> dict[str, tuple[SeedFile, ...]]:

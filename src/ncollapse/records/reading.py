@@ -166,9 +166,9 @@ class Run:
         error = self.records[self.epochs[-1] if epoch is None else epoch].prediction_error.get(position)
         return (error.line.get(metric), error.baseline.get(metric)) if error else (None, None)
 
-    def flow_error(self, position: str = "projection") -> float | None:
-        """RMS error in decades of PFC2 of the flow of class means at the last epoch; None where it has none."""
-        error = self.last.prediction_error.get(position)
+    def flow_error(self, position: str = "projection", epoch: int | None = None) -> float | None:
+        """RMS error in decades of PFC2 of the flow of class means, at the last epoch unless said; None where it has none."""
+        error = self.records[self.epochs[-1] if epoch is None else epoch].prediction_error.get(position)
         return error.flow.get("pfc2") if error else None
 
 
