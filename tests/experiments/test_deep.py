@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from ncollapse.experiments import Work, deep
+from ncollapse.experiments import EXPERIMENTS, Work, deep, recorded, standings
 from ncollapse.experiments.deep import _least, _Sweep, _tightens, mean_decades
 from ncollapse.models.layernorm_resnet import LayerNormResNet
 from ncollapse.recipes.networks import LayerNormResNetConfig
@@ -31,7 +31,14 @@ def test_the_control_has_the_decay_of_the_deeper_network(tmp_path):
     values = {(point.panel, point.line, point.x): point.y for point in found.points}
     lines = ("networks", "one block with the λ of that depth")
     gained = [[math.log10(values[name, line, 1] / values[name, line, 2]) for name in ("NC1", "NC2", "NC3")] for line in lines]
-    assert (found.value, found.before) == pytest.approx(tuple(map(min, gained)))
+    assert found.value == pytest.approx(min(gained[0]) - min(gained[1]))
+    # It is no state before training.
+    assert found.before is None
+    # With one λ the network of one block is the control, and gains nothing.
+    constant = _tightens(work, "deep_rn2_constant_small", TINY, (1, 2))
+    values = {(point.panel, point.x): point.y for point in constant.points}
+    assert constant.value == pytest.approx(min(math.log10(values[name, 1] / values[name, 2]) for name in ("NC1", "NC2", "NC3")))
+    assert constant.before is None
     # A number that is not there leaves nothing to test.
     assert math.isnan(sweep.gains(sweep.deep, ["depth_floor"])[0])
 
@@ -57,3 +64,22 @@ def test_kinks_are_shown_by_the_same_weights_with_another_activation(tmp_path, m
     monkeypatch.setattr(deep, "recipe_of", lambda run: None)
     monkeypatch.setattr(deep, "relative_gradient", gradient)
     assert deep._stands_on_kinks(work).value == pytest.approx(math.log10(0.1 / 1e-3) - 1)
+
+
+def test_rows_say_that_they_are_about_training_in_equal_steps():
+    named = [name for name in EXPERIMENTS if name.startswith(("deep:fig", "deep:thm4.1"))]
+    assert len(named) == 8
+    for name in named:
+        assert "the row is about training in these steps, not about optima" in EXPERIMENTS[name].tested
+        assert "after equal steps" in EXPERIMENTS[name].title
+    assert [name for name in named if "minus the same of one block with the λ of each L" in EXPERIMENTS[name].tested] == [
+        "deep:fig1-rn2"
+    ]
+
+
+def test_with_a_falling_decay_depth_beats_its_control_in_no_clear_way():
+    """More than a decade is lost to one block of the full λ, and as much by one block with the λ of the deep network."""
+    found = standings(recorded(), EXPERIMENTS.values())["deep:fig1-rn2"]
+    assert found.state == "undecided"
+    assert found.row.bases == ()
+    assert abs(found.row.estimate.value) < 0.1
