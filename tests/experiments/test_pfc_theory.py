@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ncollapse.experiments import EXPERIMENTS, Work
+from ncollapse.experiments import EXPERIMENTS, Work, pfc_theory
 from ncollapse.experiments.pfc_theory import _ordered, pfc1_of, solve_layers
+from ncollapse.surrogates import MUFM
 
 
 def drawn():
@@ -48,3 +49,26 @@ def test_the_flow_of_lemma_1_starts_at_the_data(tmp_path):
     assert found.value is True
     first = {point.panel: point.y for point in found.points if point.x == 0}
     assert first["PFC1"] == pytest.approx(first["tr Σ_W"] / first["tr Σ_B"], rel=1e-12)
+
+
+def test_the_trade_off_is_that_of_the_loss_it_names(tmp_path, monkeypatch):
+    """Each optimum has the value of the model with that loss, written out in numpy."""
+    monkeypatch.setattr(pfc_theory, "_COSTS", (1e-2, 1e-1))
+    solved = []
+    solve = MUFM.solve
+
+    def kept(model, **options):
+        solved.append((model, solve(model, **options)))
+        return solved[-1][1]
+
+    monkeypatch.setattr(MUFM, "solve", kept)
+    for name in ("pfc:fig5", "pfc:fig5-ce"):
+        assert EXPERIMENTS[name].measure(Work(0, False, tmp_path, print)).value is True
+    assert [model.loss for model, _ in solved] == ["mse", "mse", "cross_entropy", "cross_entropy"]
+    model, found = solved[-1]
+    weight, features = (found.variables[name].numpy() for name in ("weight", "features"))
+    logits, classes = features @ weight.T, model.labels.numpy()
+    loss = np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(classes)), classes])
+    moved = np.sum((features - model.inputs.numpy()) ** 2)
+    assert found.value == pytest.approx(loss + (5e-3 * np.sum(weight**2) + 1e-1 * moved) / 2, rel=1e-9)
+    assert found.certified
