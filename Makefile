@@ -9,6 +9,7 @@
 #   make bench   time and memory beside simple rivals, into docs/records.json (ROWS="fc_1000 stream_128")
 #   make release   wheel and source archive in dist/, then demo, examples and a smoke test in a clean environment away from here
 #   make docs   the site in site/, in an environment of its own (.venv-docs)    make docs-pages   what is made from the code
+#   make ledger   test the claims on folders of sweeps and write the ledger, its pages and figures (RUNS=runs AGAIN=runs/again)
 #   make docs-check   a site without executed tutorials and pictures, which finds what `make docs` would warn of in a minute
 #   make test-zoo   public networks of torchvision, timm and transformers, in an environment of their own (.venv-zoo)
 #   make test-integrations   with Lightning, torchmetrics, transformers, peft, graphs, TensorBoard, wandb, trackio, in an environment of their own (.venv-integrations)
@@ -22,6 +23,8 @@ CONSTRAINTS ?= -c constraints.txt
 ROOMS ?=
 PER_ROOM ?= 40
 ROWS ?=
+RUNS ?=
+AGAIN ?=
 OUT ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(EXTRAS)
@@ -34,7 +37,7 @@ export OMP_NUM_THREADS ?= 1
 # Dozens of processes import torch and the library: each would compile them where keeping compiled files is turned off.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo hooks test test-slow test-minimum test-3.12 test-3.13 mutants test-zoo test-integrations lint bench release docs docs-here docs-check docs-check-here docs-pages docs-networks test-zoo-here test-integrations-here docs-networks-here clean
+.PHONY: demo hooks test test-slow test-minimum test-3.12 test-3.13 mutants test-zoo test-integrations lint bench release docs docs-here docs-check docs-check-here docs-pages docs-networks ledger test-zoo-here test-integrations-here docs-networks-here clean
 
 demo: $(STAMP)
 	$(BIN)/ncollapse demo --out $(OUT)
@@ -97,10 +100,14 @@ docs-pages: $(STAMP)
 	$(BIN)/python docs/write_metrics.py
 	$(BIN)/python docs/write_refusals.py
 	$(BIN)/python docs/write_records.py
-	$(BIN)/python docs/write_findings.py
+	$(BIN)/python docs/write_claims.py
 	$(BIN)/python docs/write_reproduced.py
 	$(BIN)/python docs/draw_discovery.py
 	$(BIN)/python docs/draw_diagrams.py
+
+# Each folder is a sweep or holds sweeps. What is not run again stays as it was.
+ledger: $(STAMP)
+	$(BIN)/python docs/write_claims.py $(RUNS) $(if $(AGAIN),--again $(AGAIN))
 
 release:
 	PYTHON=$(PYTHON) .ci/release

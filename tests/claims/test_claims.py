@@ -362,10 +362,16 @@ def test_page_and_command_say_the_same(twelve, tmp_path, capsys):
     assert [(page.parent / name).resolve() for name in kept["runs"]] == [run.resolve() for run in twelve]
     main(["claims", *map(str, twelve), "--out", str(page), "--markdown"])
     table = capsys.readouterr().out.splitlines()
-    row = next(line for line in table if line.startswith("| PFC2 progresses from layer to layer"))
-    assert "| fails | 1 of 12 [0.0021, 0.38] | 12 | 1 wrong | – |" in row
-    assert len({line.count("|") for line in table}) == 1
-    assert len(table) == 2 + sum(ruling.row.estimate.n > 0 for ruling in ledger.rulings)
+    start, end = table.index("<details>"), table.index("</details>")
+    tables = table[: start - 1], table[start + 3 : end - 1]
+    row, details = (next(line for line in lines if line.startswith("| PFC2 progresses from layer")) for lines in tables)
+    assert row.endswith("| fails | 1 of 12 [0.0021, 0.38] | 1 setting, 12 seeds |")
+    assert "| 1 wrong | – |" in details
+    steps = next(ruling.row.steps for ruling in ledger.rulings if ruling.claim.key == "pfc2")
+    assert f"| {' to '.join(map(str, dict.fromkeys(steps)))} | before training " in details
+    for lines in tables:
+        assert len({line.count("|") for line in lines}) == 1
+        assert len(lines) == 2 + sum(ruling.row.estimate.n > 0 for ruling in ledger.rulings)
     html = unescape(page.read_text(encoding="utf-8"))
     failed = sum(ruling.verdict == "fails" for ruling in ledger.rulings)
     assert html.count('data-verdict="fails">fails') == failed >= 2

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,27 +103,51 @@ def tally(ledger: Ledger) -> str:
 
 
 def ledger_markdown(ledger: Ledger) -> list[str]:
-    """Return the ledger as lines of a table in Markdown, a row for each claim that a run says something about."""
+    """Return the ledger as lines of Markdown: a row for each claim that a run says something about; its details fold out."""
+    rulings = list(filter(_has_numbers, ledger.rulings))
     taus = [*RULES.other_taus]
-    heads = ["claim", "verdict", "value", "seeds", "per setting", "over settings", "p, corrected", "base rates"]
-    heads += [f"τ ≥ {tau:g}" for tau in taus]
+    heads = ["claim", "source", "per setting", "over settings", "p, corrected", "steps tested", "base rates"]
+    return [
+        *_table(("claim", "verdict", "number, 95 %", "settings × seeds"), map(_brief, rulings)),
+        "",
+        "<details>",
+        "<summary>Details: sources, settings, p-values, steps, base rates, other bounds of τ</summary>",
+        "",
+        *_table([*heads, *(f"τ ≥ {tau:g}" for tau in taus)], (_details(ruling, taus) for ruling in rulings)),
+        "",
+        "</details>",
+    ]
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for ruling in filter(_has_numbers, ledger.rulings):
-        bases = "; ".join(f"{base.name} {number(base.value)}" for base in ruling.row.bases)
-        others = dict(ruling.sensitivity)
-        cells = [
-            f"{ruling.claim.statement} ({ruling.claim.source})",
-            f"{ruling.verdict}: {ruling.why}" if ruling.verdict == "not testable here" else ruling.verdict,
-            _number(ruling.row),
-            str(ruling.row.estimate.n),
-            _stands(ruling) or "–",
-            _over_settings(ruling.row) or "–",
-            "–" if ruling.corrected is None else number(ruling.corrected, 2),
-            bases or "–",
-            *(_number(others[tau]) if tau in others else "–" for tau in taus),
-        ]
-        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-    return lines
+    return [*lines, *(f"| {' | '.join(cell.replace('|', '/') or '–' for cell in cells)} |" for cells in rows)]
+
+
+def _brief(ruling: Ruling) -> list[str]:
+    row = ruling.row
+    verdict = f"{ruling.verdict}: {ruling.why}" if ruling.verdict == "not testable here" else ruling.verdict
+    said = f"{counted(len(row.votes), 'setting')}, {counted(row.estimate.n, 'seed')}" if row.estimate.n else ""
+    return [ruling.claim.statement, verdict, _number(row), said]
+
+
+def _details(ruling: Ruling, taus: Sequence[float]) -> list[str]:
+    row, others = ruling.row, dict(ruling.sensitivity)
+    return [
+        ruling.claim.statement,
+        ruling.claim.source,
+        _stands(ruling),
+        _over_settings(row),
+        "" if ruling.corrected is None else number(ruling.corrected, 2),
+        _steps(row),
+        "; ".join(f"{base.name} {number(base.value)}" for base in row.bases),
+        *(_number(others[tau]) if tau in others else "" for tau in taus),
+    ]
+
+
+def _steps(row: RowTest) -> str:
+    """Write the fewest and most steps from layer to layer that were tested; "" for what is not about an order."""
+    return " to ".join(map(str, dict.fromkeys(row.steps or ())))
 
 
 def _has_numbers(ruling: Ruling) -> bool:
@@ -187,7 +211,7 @@ def _facts(ruling: Ruling) -> list[str]:
         facts.append(f"Over settings, as if they were drawn: {_over_settings(row)}. No verdict rests on this.")
     facts += [f"{base.name[0].upper()}{base.name[1:]}: {number(base.value, 2)}." for base in row.bases]
     if row.steps:
-        facts.append(f"Steps tested: {' to '.join(map(str, dict.fromkeys(row.steps)))}.")
+        facts.append(f"Steps tested: {_steps(row)}.")
     if ruling.sensitivity:
         others = ", ".join(f"{_number(other)} from τ ≥ {tau:g}" for tau, other in ruling.sensitivity)
         facts.append(f"With another bound of the terminal phase than τ ≥ {RULES.terminal_tau:g}: {others}.")

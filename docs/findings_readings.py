@@ -1,0 +1,281 @@
+"""Sentences of docs/findings.md that interpret the verdicts: each number comes from docs/ledger.json or a recorded seed."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ncollapse.experiments import EXPERIMENTS, recorded, standings
+from ncollapse.experiments.page import value_words
+from ncollapse.recipes import RECIPES
+
+# A claim, its verdict, and what that says; shown where the claim has this verdict. Fields are filled from `facts`.
+READINGS = (
+    (
+        "pfc1",
+        "holds",
+        "PFC1 progresses as Conjecture 1 says where that can be tested. Most networks separate their classes in their first "
+        "blocks and test no order. So {num_chosen} settings (one each on {chosen}) were chosen for their effective depth by a "
+        "rule that never looks at PFC1 or PFC2 ([how](claims.md)). Another one, on MNIST-1D, is an experiment below.",
+    ),
+    (
+        "pfc2",
+        "undecided",
+        "PFC2 is the open part of Conjecture 1: before the effective depth it falls at every layer in {pfc2_chosen} of the "
+        "seeds in the settings that were chosen for it.",
+    ),
+    (
+        "pfc2_all",
+        "undecided",
+        "PFC2 over all layers falls in {pfc2_all_demo} runs of the demo with normalization, whatever the weight decay and the "
+        "number of blocks, and in {pfc2_all_unnormalized} of the demo without normalization. In the settings chosen to "
+        "separate classes late it falls in {pfc2_all_chosen}. The first rule counted all seeds together and found that it "
+        "holds, since most runs were of the demo. With one vote per setting it is undecided.",
+    ),
+    (
+        "pfc2_all",
+        "depends on the setting",
+        "Whether PFC2 falls over all layers depends on the setting: it does in {pfc2_all_demo} runs of the demo with "
+        "normalization, and in {pfc2_all_unnormalized} without. In the settings chosen to separate classes late it falls in "
+        "{pfc2_all_chosen}.",
+    ),
+    (
+        "plain_line_pfc1_projection",
+        "fails",
+        "The straight line needs skip connections: without them the baseline predicts better, though PFC1 may fall as before.",
+    ),
+    (
+        "line_pfc2_projection",
+        "fails",
+        "The straight line describes PFC1. For PFC2 log-linear interpolation between the ends is the better prediction.",
+    ),
+    (
+        "line_pfc2_projection",
+        "depends on the setting",
+        "The straight line predicts PFC1 better than log-linear interpolation between the ends, in {line_pfc1_right} of "
+        "{line_pfc1_votes} settings by their own seeds, if layers are placed at their projection. For PFC2 the line is the "
+        "better prediction in {line_pfc2_right} settings ({line_pfc2_right_named}), the interpolation in {line_pfc2_wrong}, "
+        "and the seeds do not tell in {line_pfc2_open}.",
+    ),
+    (
+        "decay_energy",
+        "holds",
+        "Kinetic energy ranks with weight decay, but does not fall with every larger decay: {energy_order}.",
+    ),
+    (
+        "decay_line_pfc1",
+        "fails",
+        "More weight decay goes with straighter paths. The lead of the line over the baseline in PFC1 ranks with it too: "
+        "{lead_order}. The line's own error grows: {error_order}.",
+    ),
+    (
+        "transport_exact",
+        "fails",
+        "Transport from first to last layer is not optimal: in most networks some other pairing is better.",
+    ),
+    (
+        "deep_helps_nc1",
+        "holds",
+        "*Does depth beat its control?* Yes, for what was tested: {deep_recipe}, rounded ReLUs, and "
+        "{deep_arms}. At the same λ and after as many steps, deeper networks have a lower objective and smaller "
+        "NC metrics than the shallowest, if both runs are stationary. The runs round off the kinks of ReLU because descent on "
+        "a ReLU network ends on kinks, where no gradient vanishes ([how](claims.md), `deep:kinks`). {deep_over_settings} "
+        "Without the condition, at equal steps, the statement that NC1, NC2 and NC3 all fall with L {fig2_rn1} for L-RN1 on "
+        "MNIST (`deep:fig2-rn1`). For L-RN2 with λ ∝ 1/L, where a deep network collapses more for its smaller λ alone, it "
+        "{fig1_rn2} (`deep:fig1-rn2`).",
+    ),
+    (
+        "deep_helps_nc1",
+        "not testable here",
+        "*Does depth beat its control?* With λ ∝ 1/L a deep network collapses more for its smaller λ alone, so it must beat "
+        "one block with the same λ and steps. Claims about optima count stationary runs. Descent on a ReLU network ends on "
+        "kinks, where no gradient vanishes, so that none of these counts; with rounded kinks runs become stationary "
+        "([how](claims.md), `deep:kinks`).",
+    ),
+)
+_DATA = {"digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+_RECIPES = {"demo": "digits", "fc_mnist_small": "MNIST", "fc_fashion_mnist_small": "Fashion-MNIST"}
+
+
+def facts(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what fills the fields of the sentences."""
+    chosen = chosen_settings(ledger)
+    decays = swept(ledger, "train.weight_decay")
+    data = [_DATA.get(word, word) for name in chosen_sweeps(ledger) for word in ledger["sweeps"][name]["data"]]
+    pfc2 = {name: row for name, row in claims["pfc2"]["by_setting"].items() if name in chosen}
+    groups = {"demo": [], "unnormalized": [], "chosen": []}
+    for name, row in claims["pfc2_all"]["by_setting"].items():
+        groups["chosen" if name in chosen else "unnormalized" if "normalization=none" in name else "demo"].append((name, row))
+    return {
+        "num_chosen": len(chosen),
+        "chosen": listed(data),
+        "pfc2_chosen": in_all(pfc2.values()),
+        "pfc2_all_chosen": listed([f"{in_all([row])} seeds ({data_of(name)})" for name, row in groups["chosen"]]),
+        **{f"pfc2_all_{kind}": in_all(row for _, row in groups[kind]) for kind in ("demo", "unnormalized")},
+        **{f"line_{metric}_{what}": found for metric in ("pfc1", "pfc2")
+           for what, found in standing_of(claims[f"line_{metric}_projection"], chosen).items()},
+        "energy_order": in_order(claims["decay_energy"], decays),
+        "lead_order": in_order(claims["decay_lead_pfc1"], decays),
+        "error_order": in_order(claims["decay_line_pfc1"], decays),
+        "depths": listed(swept(ledger, "model.num_blocks")),
+        **facts_of_depth(ledger, claims),
+    }  # fmt: skip
+
+
+def facts_of_depth(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the sentence on deep regularized networks says beside its verdict."""
+    rows = {name: claims[f"deep_helps_{name}"] for name in ("excess", "nc1", "nc2", "nc3")}
+    apart = {name: row["over_settings"] for name, row in rows.items() if row["over_settings"]}
+    around = [name.upper() if name[:2] == "nc" else name for name, (low, high) in apart.items() if low <= 0 <= high]
+    words = (
+        f"The interval over the settings, as if they were drawn at random, includes zero for {listed(around)}: nothing says "
+        "that this carries over to other settings."
+    )
+    return {
+        "deep_recipe": RECIPES["deep_rn1_plain"]().description.partition(":")[0],
+        "deep_arms": arms_of_depth(ledger),
+        "deep_over_settings": words if around else "",
+        "fig2_rn1": verdict_on("deep:fig2-rn1"),
+        "fig1_rn2": verdict_on("deep:fig1-rn2"),
+    }
+
+
+def arms_of_depth(ledger: Mapping[str, Any]) -> str:
+    """Name the numbers of blocks that were compared, and the loss, of every sweep."""
+    commands = [sweep["command"] for sweep in ledger["sweeps"].values()]
+    found = [(re.search(r"num_blocks=([\d,]+) ", line), line) for line in commands if line.startswith(_DEEP)]
+    arms = {
+        f"L = {listed(match[1].split(','))} blocks ({'mean squared error' if 'loss=mse' in line else 'cross-entropy'})": None
+        for match, line in found
+        if match
+    }
+    return listed(list(arms))
+
+
+_DEEP = "ncollapse sweep deep_rn1_plain"
+
+
+def verdict_on(name: str) -> str:
+    """Return the verdict on an experiment as the end of a sentence."""
+    state = standings(recorded(), EXPERIMENTS.values())[name].state
+    return f"is {state}" if state in {"undecided", "not run"} else state
+
+
+def chosen_sweeps(ledger: Mapping[str, Any]) -> list[str]:
+    """List the sweeps whose settings were chosen for their effective depth."""
+    return [name for name in ledger["sweeps"] if name.startswith("conjecture_")]
+
+
+def chosen_settings(ledger: Mapping[str, Any]) -> list[str]:
+    """List the settings that were chosen for their effective depth."""
+    return [setting for name in chosen_sweeps(ledger) for setting in ledger["sweeps"][name]["settings"]]
+
+
+def data_of(setting: str) -> str:
+    """Name the data of a setting."""
+    recipe = setting.partition(",")[0]
+    return _RECIPES.get(recipe, recipe)
+
+
+def named(setting: str, chosen: list[str]) -> str:
+    """Name a setting in a few words."""
+    words = f"the network chosen on {data_of(setting)}" if setting in chosen else "the demo"
+    if "model.normalization=none" in setting:
+        return f"{words} without normalization"
+    fields = [] if setting in chosen else [f"`{field}`" for field in setting.split(", ")[1:]]
+    return " ".join([words, "with normalization", *fields])
+
+
+def swept(ledger: Mapping[str, Any], field: str) -> list[str]:
+    """List the values of a field over which a sweep of the demo ran."""
+    wanted = rf"ncollapse sweep demo .*--over {re.escape(field)}=(\S+)"
+    found = [match[1].split(",") for sweep in ledger["sweeps"].values() if (match := re.match(wanted, sweep["command"]))]
+    return found[0] if found else []
+
+
+def in_all(rows: Any) -> str:
+    """Count in how many seeds of settings a claim is right."""
+    pairs = [(round(row["value"] * row["seeds"]), row["seeds"]) for row in rows]
+    return f"{sum(right for right, _ in pairs)} of {sum(seeds for _, seeds in pairs)}"
+
+
+def in_order(row: Mapping[str, Any], values: list[str]) -> str:
+    """Write a mean rank correlation as the number of pairs of values that are in order."""
+    pairs = len(values) * (len(values) - 1) // 2
+    every = ", the same number in every seed" if row["low"] == row["high"] else " on average"
+    return f"of {pairs} pairs of decays {pairs * (1 + row['value']) / 2:.3g} are in order{every}"
+
+
+def standing_of(row: Mapping[str, Any], chosen: list[str]) -> dict[str, Any]:
+    """Count the settings in which a claim is right, wrong or open by their own seeds; name those where it is right."""
+    by_kind = {kind: [name for name, found in row["by_setting"].items() if found["stands"] == kind] for kind in _KINDS}
+    counts = {kind: len(names) for kind, names in by_kind.items()}
+    return {**counts, "votes": row["votes"], "right_named": listed([named(name, chosen) for name in by_kind["right"]])}
+
+
+_KINDS = ("right", "wrong", "open")
+
+
+def listed(words: list[str]) -> str:
+    """Join words as a sentence does."""
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def transport(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
+    """Say in which settings transport is optimal and nearly so, and where it was so before training."""
+    chosen = chosen_settings(ledger)
+
+    def by(key: str, share: float) -> str:
+        found = [name for name, row in claims[key]["by_setting"].items() if row["value"] == share]
+        return f"{len(found)}{f' ({listed([named(name, chosen) for name in found])})' if 0 < len(found) < _MOST_NAMED else ''}"
+
+    words = (
+        f"Transport from first to last layer: of {claims['transport_near']['votes']} settings, the network's pairing is "
+        f"nearly optimal in every seed of {by('transport_near', 1)}, and in no seed of {by('transport_near', 0)}. It is "
+        f"exactly optimal, so that no pairing is better, in every seed of {by('transport_exact', 1)}."
+    )
+    before = untrained(ledger, claims, "transport_near")
+    always = [named(name, chosen) for name, share in before.items() if share == 1]
+    if not always:
+        return words
+    return (
+        f"{words} Before training it is nearly optimal in every seed of {listed(always)} as well, because blocks hardly move "
+        "the features there: so in these it is no sign of training."
+    )
+
+
+_MOST_NAMED = 3
+
+
+def untrained(ledger: Mapping[str, Any], claims: Mapping[str, Any], key: str) -> dict[str, float]:
+    """Return by setting the share of seeds in which a claim is right before training, where some runs say it."""
+    later = ledger.get("again", {"claims": {}})["claims"].get(key, {"by_setting": {}})
+    rows = [*later["by_setting"].items(), *claims[key]["by_setting"].items()]
+    return {name: row["before_training"] for name, row in rows if row.get("before_training") is not None}
+
+
+def conjecture_elsewhere() -> list[str]:
+    """Say what the conjecture's test on MNIST-1D gave, which is an experiment and no row of the ledger."""
+    name = "pfc:conj1-mnist1d"
+    found = standings(recorded(), EXPERIMENTS.values())[name]
+    if found.state != "holds":
+        return []
+    return [
+        "On MNIST-1D, in a network with normalization that was chosen by the same rule, PFC1, PFC2 and PFC3 all progress up "
+        f"to the effective depth, in {value_words(found)} seeds (`{name}`). The settings that were chosen by this rule differ "
+        "in data, width, block and normalization at once, so that they do not tell on which of these the fall of PFC2 depends."
+    ]
+
+
+def depth_so_far(claims: Mapping[str, Any]) -> list[str]:
+    """Say what stationary runs show of depth against its control before they are enough for a verdict."""
+    rows = {name: claims[f"deep_helps_{name}"] for name in ("excess", "nc1", "nc2", "nc3")}
+    if not all(row["seeds"] and row["verdict"] == "not testable here" for row in rows.values()):
+        return []
+    said = ", ".join(f"{row['value']:.2g} in {name.upper() if name[:2] == 'nc' else name}" for name, row in rows.items())
+    seeds, low = min(row["seeds"] for row in rows.values()), min(row["low"] for row in rows.values())
+    above = "every interval is above no gain" if low > 0 else "an interval reaches no gain"
+    return [
+        f"So far depth beats it: in the {seeds} seeds whose runs are all stationary, by {said} "
+        "(decades, one linear layer per block, one λ); "
+        f"{above}. A verdict needs more seeds."
+    ]
