@@ -40,7 +40,7 @@ def collect(
 ) -> Totals:
     """Collect the statistics of all layers, in one pass or two."""
     # How a batch becomes class sums: FirstPass.add calls NetworkBatch.stream (layer_batch.py), which runs the network. In each
-    # hook TapHooks._keep (hooks/tapped_network.py) selects the rows with labels (hooks/label_rows.py) and passes them to
+    # hook TapHooks._keep (hooks/tap_hooks.py) selects the rows with labels (hooks/label_rows.py) and passes them to
     # ``receive`` of FirstPass.add, which adds them by ClassMoments.merge_groups_ (statistics/moments.py).
     processes = Processes() if processes is None else processes
     first = FirstPass(request, budget)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.statistics.batch import LabelGroups, Workspace
-from ncollapse.statistics.group_sums import merge_groups_
-from ncollapse.statistics.moments import ClassMoments
+from ncollapse.statistics.moments import ClassMoments, merge_stacked_groups_
 from ncollapse.tensor_fields import stacked_tensors
 
 # Numbers of a layer's class means up to which it is stacked with others, and of the features that are added up at once.
@@ -50,7 +49,7 @@ class RunningMoments:
             for start in range(0, len(names), size):
                 together = tuple(names[start : start + size])
                 running = self._of(together, moments)
-                merge_groups_(*running.whole, [layers[name] for name in together], groups, workspace)
+                merge_stacked_groups_(*running.whole, [layers[name] for name in together], groups, workspace)
 
     def _of(self, names: tuple[str, ...], moments: dict[str, ClassMoments]) -> _SideBySide:
         """Return the memory of some layers, made anew if their moments have been replaced since."""
