@@ -20,8 +20,8 @@ READINGS = (
     (
         "pfc2",
         "undecided",
-        "PFC2 is the open part of Conjecture 1: before the effective depth it falls at every layer in {pfc2_chosen} of the "
-        "seeds in the settings that were chosen for it.",
+        "PFC2 is the open part of Conjecture 1: before the effective depth it falls at every layer in {pfc2_chosen} "
+        "seeds of the settings that were chosen for it.",
     ),
     (
         "pfc2_all",
@@ -53,19 +53,19 @@ READINGS = (
         "depends on the setting",
         "The straight line predicts PFC1 better than log-linear interpolation between the ends, in {line_pfc1_right} of "
         "{line_pfc1_votes} settings by their own seeds, if layers are placed at their projection. For PFC2 the line is the "
-        "better prediction in {line_pfc2_right} settings ({line_pfc2_right_named}), the interpolation in {line_pfc2_wrong}, "
-        "and the seeds do not tell in {line_pfc2_open}.",
+        "better prediction in {line_pfc2_right} of {line_pfc2_votes} settings ({line_pfc2_right_named}), the interpolation in "
+        "{line_pfc2_wrong}, and the seeds do not tell in {line_pfc2_open}.",
     ),
     (
         "decay_energy",
         "holds",
-        "Kinetic energy ranks with weight decay, but does not fall with every larger decay: {energy_order}.",
+        "Kinetic energy is lower in rank with more weight decay: {energy_order}.",
     ),
     (
         "decay_line_pfc1",
         "fails",
         "More weight decay goes with straighter paths. The lead of the line over the baseline in PFC1 ranks with it too: "
-        "{lead_order}. The line's own error grows: {error_order}.",
+        "{lead_order}. The line's own error does not become smaller: {error_order}.",
     ),
     (
         "transport_exact",
@@ -238,8 +238,8 @@ def transport(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
     if not always:
         return words
     return (
-        f"{words} Before training it is nearly optimal in every seed of {listed(always)} as well, because blocks hardly move "
-        "the features there: so in these it is no sign of training."
+        f"{words} Before training it is nearly optimal in every seed of {listed(always)}, because blocks hardly move the "
+        "features there: so in these it is no sign of training."
     )
 
 

@@ -135,6 +135,7 @@ def parts_of(folders: list[Path]) -> dict[str, Any]:
         if used:
             parts[paper] = {
                 "sweeps": [folder.name for folder in folders if folder in used],
+                "runs": sum(Path(run).parent in used for run in ledger.runs),
                 "left_out": sum(Path(run).parent in used for run, _ in ledger.left_out),
                 "claims": rows(rulings),
                 "table": ledger_markdown(Ledger(rulings, ledger.runs, ledger.left_out)),
@@ -171,10 +172,9 @@ def render(ledger: dict[str, Any]) -> str:
         versions = ", ".join(sorted({words for sweep in sweeps for words in sweep["versions"]}))
         left = f" {part['left_out']} repeat others or are not finished, and are left out." if part["left_out"] else ""
         judged = shlex.join(["ncollapse", "claims", *(f"runs/{name}" for name in part["sweeps"])])
-        ran = sum(sweep["runs"] for sweep in sweeps) - part["left_out"]
         minutes = minutes_of(sweeps)
         lines += [f"### {paper}", "", *part["table"], ""]
-        lines += [f"{ran} finished runs, {versions}, {minutes} CPU minutes.{left} The sweeps, and the command that tests them:"]
+        lines += [f"{part['runs']} finished runs, {versions}, {minutes} CPU minutes.{left} The sweeps, and what tests them:"]
         lines += ["", *console([*map(timed, sweeps), judged]), ""]
     if "again" in ledger:
         lines += [AGAIN, "", *console(list(map(timed, ledger["again"]["sweeps"]))), ""]

@@ -64,6 +64,19 @@ def test_one_command_reads_a_folder_of_sweeps(module, ledger, decays):
     json.dumps(found)
 
 
+def test_runs_that_are_left_out_are_counted_once(module, ledger, decays):
+    """An unfinished run, and one that repeats another."""
+    first, second, *_ = sorted(run for run in decays.iterdir() if run.is_dir())
+    status = json.loads((first / "status.json").read_text())
+    (first / "status.json").write_text(json.dumps(status | {"state": "running"}))
+    (second / "recipe.json").write_text((sorted(decays.glob("*0.001*"))[2] / "recipe.json").read_text())
+    found = module.updated(ledger, [decays], [])
+    part = found["papers"][PAPER]
+    assert (part["runs"], part["left_out"]) == (2 * N - 2, 2)
+    assert f"{2 * N - 2} finished runs, " in module.render(found)
+    assert " 2 repeat others or are not finished, and are left out." in module.render(found)
+
+
 def test_steps_and_base_rates_are_kept(module, tmp_path, write_sweep):
     folder = write_sweep(tmp_path / "seeds", ("0.01",), seeds=N)
     layers = importlib.import_module("run_files")
