@@ -17,8 +17,8 @@ MARK = re.compile(r"<!--(ratio|times|seconds|peak) (\w+): ([^>]+?)-->(.*?)<!--/-
 
 HEADER = """# Records
 
-How much time and memory the library takes beside simple rivals. `make bench` measures all rows again, and
-`make bench ROWS="NAME NAME"` some of them; `make docs-pages` writes this page. Machine: {machine}.
+How much time and memory the library takes beside simple rivals. `make bench` measures all rows again, except those that take
+minutes, and `make bench ROWS="NAME NAME"` those that you name; `make docs-pages` writes this page. Machine: {machine}.
 
 Each row is one process, which runs all of its calls in turn, several times.
 
@@ -35,7 +35,7 @@ what a user writes in a few lines, with fewer metrics and without protection aga
 published codes do: three loops over batches of 128, a d×d covariance with its pseudo-inverse, and differences of all pairs of
 classes. The rivals of surrogate models know the minimum and stop as soon as they are near it; ours ends with a certificate.
 
-| row | work | measured | against | time ratio | goal | seconds | others, s | MiB | load | commit |
+| command | work | measured | against | time ratio | goal | seconds | others, s | MiB | load | commit |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
 
@@ -48,7 +48,9 @@ def number(value: float) -> str:
 def lines(name: str, row: dict[str, Any]) -> list[str]:
     """Write the lines of one row of the table, one for each ratio."""
     found = []
-    for item in (row["ratios"] or {"": {"ours": "ours", "against": "", "ratio": None}}).values():
+    # A row that compares nothing has a line for each of our calls.
+    alone = [call for call in row["cpu"] if call == "ours" or "ours" not in row["cpu"]]
+    for item in row["ratios"].values() or [{"ours": call, "against": "", "ratio": None} for call in alone]:
         own = item["ours"]
         others = ", ".join(f"{call} {number(value)}" for call, value in row["cpu"].items() if call != own) if not found else "″"
         ratio, wanted = "", "–"
@@ -60,7 +62,7 @@ def lines(name: str, row: dict[str, Any]) -> list[str]:
         peak = number(row["peak_mib"][own]) if own in row["peak_mib"] else ""
         work = f"{row['title']}{', 2 threads' if row['threads'] == 2 else ''}" if not found else "″"
         cells = [
-            f"`{name}`",
+            "″" if found else f"`make bench ROWS={name}`",
             work,
             own,
             item["against"],
@@ -85,9 +87,9 @@ def figure(records: dict[str, Any], kind: str, row: str, name: str) -> str:
     return number(found["cpu" if kind == "seconds" else "peak_mib"][name])
 
 
-def render() -> dict[Path, str]:
+def render(path: Path = RECORDS) -> dict[Path, str]:
     """Return the text of every page."""
-    records = json.loads(RECORDS.read_text())
+    records = json.loads(path.read_text())
     machine = records["machine"]
     words = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, torch {machine['torch']}"
     table = [line for name, row in records["rows"].items() for line in lines(name, row)]
