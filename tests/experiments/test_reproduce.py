@@ -206,7 +206,7 @@ def test_a_page_shows_numbers_and_escapes_names(tmp_path):
         Point("words", "b", "adam", None),
     )
     panels = (Panel("<b>", "x", log_x=True), Panel("words", "optimizer"), Panel("empty", "x"))
-    experiment = made(measure=lambda work: Found(0.25 * work.seed, points, -1.0), panels=panels)
+    experiment = made(measure=lambda work: Found(0.25 * work.seed, points, -1.0), panels=panels, base="on the pixels")
     place = Place(tmp_path)
     seeds = reproduce(experiment, place, [1, 2])
     page = write_experiment_page(experiment, standings({"pfc:x": seeds}, [experiment])["pfc:x"], place).read_text()
@@ -214,6 +214,7 @@ def test_a_page_shows_numbers_and_escapes_names(tmp_path):
     assert all(
         words in page for words in ("right in 2 of 2 seeds; 12 needed", "0.25", "<td>400</td>", "sgd", "nothing to draw")
     )
+    assert "Base rate: the same test on the pixels." in page
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_the_work():
