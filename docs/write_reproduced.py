@@ -33,7 +33,9 @@ words. `ncollapse reproduce` lists the same rows, and shows your own runs in pla
 
 {tally}
 
-- **Verdicts** follow the rules of the [ledger](claims.md). They need twelve seeds, and the rows of one paper are corrected
+- **Verdicts** follow the rules of the [ledger](claims.md) in part
+  ([what is the same, and what not](findings.md#figures-and-statements-one-by-one)).
+  They need twelve seeds, and the rows of one paper are corrected
   together. With fewer seeds a row is *undecided*, and says in how many seeds the statement was right. A *check* tests a
   theorem: if it fails, the code is wrong. It says nothing about networks.
 - **Value** is the number of seeds in which the statement is right, or a mean, with its 95 % interval. The page of each command
