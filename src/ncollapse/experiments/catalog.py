@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from ncollapse.experiments.deep import DEEP_EXPERIMENTS
 from ncollapse.experiments.experiment import Experiment
+from ncollapse.experiments.language import LANGUAGE_EXPERIMENTS
 from ncollapse.experiments.other_papers import ALIGNMENT_EXPERIMENTS, LAW_EXPERIMENTS
 from ncollapse.experiments.pfc import PFC_EXPERIMENTS
 from ncollapse.experiments.pfc_theory import PFC_THEORY
@@ -33,6 +34,7 @@ _ALL = (
     *IMBALANCE_EXPERIMENTS,
     *LAW_EXPERIMENTS,
     *ALIGNMENT_EXPERIMENTS,
+    *LANGUAGE_EXPERIMENTS,
 )
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 

@@ -11,7 +11,7 @@ from ncollapse.claims.evidence import BEFORE_TRAINING, Value
 from ncollapse.experiments.work import Work
 from ncollapse.recipes.data import DataName
 
-Source = Literal["pfc", "deep", "review", "law", "alignment"]
+Source = Literal["pfc", "deep", "review", "law", "alignment", "language"]
 PAPERS: dict[Source, str] = {
     "pfc": "Wang et al., Progressive Feedforward Collapse of ResNet Training, arXiv 2405.00985",
     "deep": "Súkeník et al., Neural Collapse is Globally Optimal in Deep Regularized ResNets and Transformers, "
@@ -19,6 +19,7 @@ PAPERS: dict[Source, str] = {
     "review": "Kothapalli et al., Neural Collapse: A Review on Modelling Principles and Generalization, arXiv 2206.04041",
     "law": "He and Su, A Law of Data Separation in Deep Learning, PNAS 2023, arXiv 2210.17020, on its own setting",
     "alignment": "Li and Papyan, Residual Alignment: Uncovering the Mechanisms of Residual Networks, NeurIPS 2023",
+    "language": "Wu and Papyan, Linguistic Collapse: Neural Collapse in (Large) Language Models, NeurIPS 2024",
 }
 
 

@@ -84,14 +84,18 @@ class Work:
         self.waited += time.monotonic() - started
         return run
 
+    def go_on(self, place: str = "The experiment was asked to stop.") -> None:
+        """Raise if this seed was asked to stop; with the same command it begins anew."""
+        if self.should_stop is not None and self.should_stop():
+            raise RunStopped(f"{place} Give the same command again.")
+
     def _is_finished(self, path: Path) -> bool:
         """Whether a run is finished; waits for another process that trains it."""
         if (holder := living_holder(path)) is not None:
             who = f"process {holder.pid} on {holder.host} has been training this run since {holder.since}"
             warnings.warn(f"{path}: {who}. This process waits for it.", RunDirectoryWarning, stacklevel=2)
         while living_holder(path) is not None:
-            if self.should_stop is not None and self.should_stop():
-                raise RunStopped(f"{path} is trained by another process. Give the same command again.")
+            self.go_on(f"{path} is trained by another process.")
             time.sleep(_PAUSE_SECONDS)
         directory = RunDirectory(path)
         status = directory.status()
