@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from cases import CASES, statistics_of
 from ncollapse.etf import simplex_etf
-from ncollapse.metrics import METRICS, equiangularity, etf_distance, evaluate_metrics, gram_distance, max_angle
+from ncollapse.metrics import METRICS, equiangularity, etf_distance, evaluate_metrics, gram_distance, max_angle, pairs
 from ncollapse.metrics.entry import evaluate_layers
 from ncollapse.metrics.layer_statistics import LayerStatistics
-from ncollapse.metrics.pairs import pair_tiles
+from ncollapse.metrics.pairs import CosineSums, add_pairs, cosine_spread, pair_tiles
 from ncollapse.metrics.variability import CdnvSums, cdnv, cdnv_matrix
 from ncollapse.probe import measure_features
 from ncollapse.statistics import ClassMoments
@@ -75,6 +75,76 @@ def test_gram_distances_of_many_classes_keep_their_digits_near_a_frame():
     target = (torch.eye(300, dtype=torch.float64) - 1 / 300) / math.sqrt(299)
     expected = torch.linalg.norm(product / torch.linalg.norm(product) - target)
     assert float(etf_distance(near)) == pytest.approx(float(expected), rel=1e-6)
+
+
+def spread_of_pairs(rows):
+    """The definition: the standard deviation over pairs of cosines that are computed from longer numbers."""
+    exact = rows.numpy().astype("longdouble")
+    exact = exact / (exact**2).sum(axis=1, keepdims=True) ** 0.5
+    i, j = torch.triu_indices(len(rows), len(rows), 1).numpy()
+    # 1 - cos keeps the digits of near directions.
+    return float(((exact[i] - exact[j]) ** 2).sum(axis=1).std() / 2)
+
+
+@given(st.integers(1, 5), st.integers(1, 40), st.floats(-9, 0), SEEDS)
+def test_the_spread_of_many_cosines_is_that_over_pairs(dim, more, exponent, seed):
+    """Down to rows that are 1e-9 from parallel, where sums of squared cosines would have no digit left."""
+    num_rows, generator = 2 * dim + more, torch.Generator().manual_seed(seed)
+    rows = normal(seed + 1, 1, dim) + 10**exponent * normal(seed, num_rows, dim)
+    rows *= 10.0 ** torch.randint(-3, 4, (num_rows, 1), generator=generator)
+    # The rounding of a unit vector, relative to the distance between rows.
+    lost = 1e-15 / 10**exponent
+    assert float(cosine_spread(rows)) == pytest.approx(spread_of_pairs(rows), rel=1e-13 + 50 * lost, abs=1e-16)
+
+
+def test_the_spread_of_many_cosines_at_exact_collapse():
+    # All rows are parallel; a simplex has no room for more than d + 1.
+    same = normal(0, 1, 4).repeat(50, 1) * torch.linspace(1, 9, 50, dtype=torch.float64).unsqueeze(1)
+    assert float(equiangularity(same)) < 1e-30
+    # A cross-polytope: each cosine is 0 but that of opposite rows, which is -1.
+    axes = torch.cat([torch.eye(4, dtype=torch.float64), -torch.eye(4, dtype=torch.float64)])
+    twice = torch.cat([axes, axes])
+    assert float(equiangularity(twice)) == pytest.approx(spread_of_pairs(twice), rel=1e-15)
+    assert math.isnan(float(equiangularity(torch.cat([twice, torch.zeros(1, 4, dtype=torch.float64)]))))
+
+
+def test_the_spread_of_many_cosines_walks_over_no_pairs(monkeypatch):
+    rows, layers = normal(0, 30, 5), normal(1, 3, 30, 5)
+    each = torch.stack([equiangularity(layer) for layer in layers])
+    expected = max_angle(rows)
+
+    def refuse(*_):
+        raise AssertionError("walked over pairs")
+
+    monkeypatch.setattr(pairs, "pair_tiles", refuse)
+    sums = CosineSums(rows)
+    assert float(sums.equiangularity) == pytest.approx(spread_of_pairs(rows), rel=1e-14)
+    assert torch.allclose(equiangularity(layers), each, rtol=1e-14)
+    with pytest.raises(AssertionError, match="walked"):
+        _ = sums.max_angle
+    monkeypatch.undo()
+    add_pairs(rows, [sums])
+    monkeypatch.setattr(pairs, "pair_tiles", refuse)
+    assert float(sums.max_angle) == float(expected)
+
+
+def test_a_measurement_walks_over_pairs_only_for_metrics_that_need_them(monkeypatch):
+    labels = torch.arange(60) % 12
+    features, head = normal(0, 60, 4), (normal(1, 12, 4), torch.zeros(12))
+    walks = []
+
+    def counted(rows, tile=pairs.TILE):
+        walks.append(len(rows))
+        return pair_tiles(rows, tile)
+
+    monkeypatch.setattr(pairs, "pair_tiles", counted)
+    for metrics, number in (
+        (["nc2_equiangularity", "nc2_equiangularity_weights"], 0),
+        (["nc2_max_angle", "nc2_max_angle_weights"], 2),
+    ):
+        walks.clear()
+        measure_features(features, labels, num_classes=12, classifier=head, metrics=metrics)
+        assert walks == [12] * number
 
 
 def test_a_product_of_different_directions_keeps_its_norm():

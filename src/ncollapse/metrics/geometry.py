@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncollapse.metrics.pairs import CosineSums, add_pairs
+from ncollapse.metrics.pairs import CosineSums
 
 Target = Literal["etf", "orthogonal_frame"]
 
@@ -64,10 +64,8 @@ def row_sum(rows: Tensor) -> Tensor:
 
 
 def cosine_sums(rows: Tensor) -> CosineSums:
-    """Add up the cosines of all pairs, for both."""
-    sums = CosineSums(rows)
-    add_pairs(rows, [sums])
-    return sums
+    """Return the cosines of all pairs, for both."""
+    return CosineSums(rows)
 
 
 def unit_scale(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ncollapse.metrics.geometry import cosine_sums, etf_distance
 from ncollapse.metrics.noise import etf_floor, mean_noise, spread_share
-from ncollapse.metrics.pairs import CosineSums, add_pairs
+from ncollapse.metrics.pairs import CosineSums, add_pairs, are_many
 from ncollapse.metrics.population import Population
 from ncollapse.metrics.uniformity import EnergySums, PairEnergy
 from ncollapse.metrics.variability import CdnvSums, between_spectrum
@@ -33,9 +33,8 @@ _MOST_STACKED, _MOST_STACKED_CLASSES = 2**16, 128
 
 
 class PairValues(NamedTuple):
-    """The values of metrics of pairs of class means, and the share of CDNV that noise explains."""
+    """The values of metrics of all pairs of class means, and the share of CDNV that noise explains."""
 
-    equiangularity: Tensor
     max_angle: Tensor
     energy: PairEnergy
     cdnv: Tensor
@@ -123,11 +122,24 @@ class LayerStatistics:
 
     @cached_property
     def pairs(self) -> PairValues:
-        """What the metrics of pairs of class means need, from one walk over the pairs."""
-        cosines, energy = CosineSums(self.centered_means), EnergySums(self.centered_means)
+        """What the metrics of all pairs of class means need, from one walk over them."""
+        cosines, energy = self.mean_cosines, EnergySums(self.centered_means)
         variances = CdnvSums(self.moments, squares=self.centered_means.square().sum(dim=-1), noise=mean_noise(self.moments))
         add_pairs(self.centered_means, [cosines, energy, variances])
-        return PairValues(cosines.equiangularity, cosines.max_angle, energy.result(), variances.mean, variances.noise_share)
+        return PairValues(cosines.max_angle, energy.result(), variances.mean, variances.noise_share)
+
+    @cached_property
+    def mean_cosines(self) -> CosineSums:
+        """Cosines of the centered class means."""
+        return CosineSums(self.centered_means)
+
+    @property
+    def equiangularity(self) -> Tensor:
+        """Spread of the cosines between centered class means, of which many need no walk over pairs."""
+        if not are_many(self.centered_means):
+            # One walk for all metrics of pairs.
+            _ = self.pairs
+        return self.mean_cosines.equiangularity
 
     @cached_property
     def row_cosines(self) -> CosineSums:

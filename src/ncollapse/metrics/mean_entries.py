@@ -117,7 +117,7 @@ def geometry_entries() -> list[Metric]:
         ),
         Metric(
             "nc2_equiangularity", "spread of the cosines between centered class means",
-            lambda s: s.pairs.equiangularity, bounds=(0.0, 1.0), reference=_PAPYAN,
+            lambda s: s.equiangularity, bounds=(0.0, 1.0), reference=_PAPYAN,
             flagged_when=_ANGLES, **means,
         ),
         Metric(

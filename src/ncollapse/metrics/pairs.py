@@ -79,12 +79,34 @@ def add_pairs(rows: Tensor, sums: Sequence[PairSums], tile: int = TILE) -> None:
             total.add(pairs)
 
 
+def cosine_spread(rows: Tensor) -> Tensor:
+    r"""Compute the standard deviation of the cosines over pairs from d×d sums, for more than 2 d rows of shape (..., K, d)."""
+    # Let u_k = u + v_k be the rows over their norms, with mean u. The squared deviations of the cosines, summed over ordered
+    # pairs k ≠ l, are ‖VᵀV‖² - (tr VᵀV)² / (K-1) + K/2 Σ (|v_k|² - mean |v|²)². Near parallel rows nothing cancels, since only
+    # the v enter. Since (tr VᵀV)² <= d ‖VᵀV‖², the difference keeps the share 1 - d/(K-1) of its first term, so with K > 2 d it
+    # doubles the rounding at most.
+    units = rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    parts, num_rows = units - units.mean(dim=-2, keepdim=True), rows.shape[-2]
+    product, lengths = parts.mT @ parts, parts.square().sum(dim=-1)
+    directions = product.square().sum(dim=(-2, -1)) - lengths.sum(dim=-1).square() / (num_rows - 1)
+    unequal = (lengths - lengths.mean(dim=-1, keepdim=True)).square().sum(dim=-1)
+    return ((directions + num_rows / 2 * unequal) / (num_rows * (num_rows - 1))).sqrt()
+
+
+def are_many(rows: Tensor) -> bool:
+    """Return whether ``cosine_spread`` takes these rows."""
+    return rows.shape[-2] > 2 * rows.shape[-1]
+
+
 class CosineSums:
-    """Spread of the cosines between rows, and their distance from those of a simplex ETF."""
+    """Spread of the cosines between rows, and their distance from those of a simplex ETF.
+
+    The spread of many rows needs no pairs. What needs pairs walks over them when it is asked for, unless they were added.
+    """
 
     def __init__(self, rows: Tensor) -> None:
-        self.norms, self.num_rows = torch.linalg.vector_norm(rows, dim=-1), rows.shape[-2]
-        self.num_pairs = self.num_rows * (self.num_rows - 1) // 2
+        self.rows, self.norms, self.num_rows = rows, torch.linalg.vector_norm(rows, dim=-1), rows.shape[-2]
+        self.num_pairs, self.walked = self.num_rows * (self.num_rows - 1) // 2, False
         # The sum of all cosines follows from that of the unit vectors. Around their mean nothing cancels.
         resultant = (rows / self.norms.unsqueeze(-1)).sum(dim=-2).square().sum(dim=-1)
         self.mean = (resultant - self.num_rows) / (2 * self.num_pairs) if self.num_pairs else resultant * math.nan
@@ -92,24 +114,35 @@ class CosineSums:
 
     def add(self, tile: PairTile) -> None:
         """Add the pairs of one tile."""
+        self.walked = True
         cosines = tile.pairs(tile.products / self._outer(tile))
+        self.from_frame += (cosines + 1.0 / (self.num_rows - 1)).abs().sum(dim=-1) if self.num_rows > 1 else math.nan
+        if are_many(self.rows):
+            return
         deviations = cosines - self.mean.unsqueeze(-1)
         self.deviations += deviations.sum(dim=-1)
         self.squares += deviations.square().sum(dim=-1)
-        self.from_frame += (cosines + 1.0 / (self.num_rows - 1)).abs().sum(dim=-1) if self.num_rows > 1 else math.nan
 
     def _outer(self, tile: PairTile) -> Tensor:
         return self.norms[..., tile.first].unsqueeze(-1) * self.norms[..., tile.second].unsqueeze(-2)
+
+    def _walk(self) -> None:
+        if not self.walked:
+            add_pairs(self.rows, [self])
 
     @property
     def equiangularity(self) -> Tensor:
         """Standard deviation of the cosines over pairs."""
         if not self.num_pairs:
             return self.mean
+        if are_many(self.rows):
+            return cosine_spread(self.rows)
+        self._walk()
         variance = self.squares / self.num_pairs - (self.deviations / self.num_pairs).square()
         return variance.clamp(min=0).sqrt()
 
     @property
     def max_angle(self) -> Tensor:
         """Mean distance of the cosines from -1/(K-1)."""
+        self._walk()
         return self.from_frame / self.num_pairs if self.num_pairs else self.mean
