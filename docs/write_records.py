@@ -35,6 +35,8 @@ what a user writes in a few lines, with fewer metrics and without protection aga
 published codes do: three loops over batches of 128, a d×d covariance with its pseudo-inverse, and differences of all pairs of
 classes. The rivals of surrogate models know the minimum and stop as soon as they are near it; ours ends with a certificate.
 
+On a GPU, `python benchmarks/gpu.py` checks values and cost. It was not run on one yet, so this page has no figures of a GPU.
+
 | command | work | measured | against | time ratio | goal | seconds | others, s | MiB | load | commit |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
