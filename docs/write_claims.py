@@ -21,7 +21,7 @@ from write_findings import PAGE as FINDINGS
 from write_findings import render as findings
 
 from ncollapse.claims import RULES, Ledger, rule_on_claims
-from ncollapse.claims.evidence import Draw, settings_of
+from ncollapse.claims.evidence import BEFORE_TRAINING, Draw, settings_of
 from ncollapse.claims.ledger import ALL_CLAIMS, Ruling
 from ncollapse.records import file_names
 from ncollapse.records.recipe_settings import setting
@@ -110,7 +110,7 @@ def rows(rulings: Sequence[Ruling]) -> dict[str, Any]:
                     "value": item.estimate.value,
                     "seeds": item.estimate.n,
                     "stands": stands,
-                    "before_training": mean_before(item.draws),
+                    "before_training": mean_before(item.draws) if item.base == BEFORE_TRAINING else None,
                 }
                 for item, stands in ruling.settings
                 if item.draws
