@@ -29,7 +29,7 @@ MODELS = {
         "layer_peeled counts=10x1 energy_h=5 energy_w=1",
     ),
     "mixon_flow": ("mixon_flow", "unregularized_ufm"),
-    "le_sde": ("le_sde --classes 3 --alpha 1 --beta 0.1", "locally_elastic_sde num_classes=3 alpha=1 beta=0.1"),
+    "le_sde": ("le_sde --classes 3 --alpha 1 --beta 0.1", "locally_elastic_sde counts=3x100 alpha=1 beta=0.1"),
 }
 
 

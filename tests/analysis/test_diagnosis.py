@@ -192,9 +192,11 @@ def test_one_layer_has_none_before_it(tmp_path):
     assert "Similarity of layers" not in write_layers_page(found.record, tmp_path / "page.html").read_text()
 
 
-def test_all_layers_are_needed_where_no_head_suffices(tmp_path, diagnosed):
+def test_all_layers_are_needed_where_no_head_suffices(tmp_path, diagnosed, monkeypatch):
     worse = dataclasses.replace(diagnosed[0].record, accuracy={"train": 1.2, "test": 1.2})
     count = len(worse.layers)
+    monkeypatch.setattr("ncollapse.report.layers_page.EPSILON", 0.125)
+    assert "effective depth (error ≤ 0.125)" in write_layers_page(worse, tmp_path / "page.html").read_text()
     assert f"{count} of {count}" in write_layers_page(worse, tmp_path / "page.html").read_text()
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from ncollapse.cli import main
+from ncollapse.cli.solve import read_request
 from ncollapse.cli.surrogate_models import MODELS
 from ncollapse.drawing.surrogates import LinePanel, plot_panels
 from ncollapse.surrogates import UFM, BatchNormNet, GradientDescent, balanced
@@ -371,10 +373,51 @@ def test_errors_are_one_line(capsys, words, message):
             "locally_elastic_sde counts=3x100 alpha=1 beta=-0.5 num_steps=9",
         ),
         ("weight_normalized --decay 1e-3", "weight_normalized_net lambda_w=1e-3"),
+        ("near_collapse --solver reduced", "near_collapse --solver eliminated"),
+        ("near_collapse noise=0.1 --solver reduced --seed 2", "near_collapse noise=0.1 --solver eliminated --seed 2"),
+        (
+            "normalized_features --classes 4 --per-class 1 --dim 3 --solver riemannian --json",
+            "normalized_features counts=4x1 dim=3 --solver projected --json",
+        ),
+        ("ufm --loss ce --solver lbfgs", "ufm loss=cross_entropy --solver lbfgs"),
+        # Not an option of version 0.1, but what people try.
+        ("ufm --counts 5 5 5", "ufm counts=5,5,5"),
     ],
 )
 def test_options_of_version_0_1_are_told_as_fields(capsys, words, form):
     assert failing(capsys, words).endswith(f"Type: ncollapse solve {form}\n")
+    # What is to be typed is understood.
+    name, *settings = form.partition(" --")[0].split()
+    read_request(name, settings, re.findall(r"--solver (\w+)", form)[0] if "--solver" in form else None)
+
+
+def test_what_has_another_name_is_told(capsys):
+    said = failing(capsys, "near_collapse --solver reduced")
+    assert "error: reduced is eliminated since version 0.2. Type: " in said
+    assert "error: mixon_flow is unregularized_ufm since version 0.2. Type: " in failing(capsys, "mixon_flow")
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        ("ufm K=4", "Set counts: counts=4x5 means 4 classes of 5 samples each."),
+        ("ufm per_class=4", "Set counts: counts=4x5 means 4 classes of 5 samples each."),
+        ("ufm d=4", "Near ones: dim."),
+        ("bounded_outputs R=2", "Near ones: radius."),
+        ("batch_norm_net beta=2", "Near ones: lambda_w."),
+        ("layer_peeled e_h=2", "Near ones: energy_h."),
+    ],
+)
+def test_the_letters_of_formulas_and_old_names_are_near_their_fields(capsys, words, near):
+    assert f"has no field '{words.split()[1].split('=')[0]}'. {near} See ncollapse solve" in failing(capsys, words)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_help_states_the_objective_as_a_formula(capsys, name):
+    main(["solve", name, "--help"])
+    formulas = [line for line in capsys.readouterr().out.splitlines() if re.match(r"    \S", line)]
+    # A simulation minimizes nothing; its equation is shown.
+    assert any(line.split()[0].startswith("dX" if name == "locally_elastic_sde" else "min") for line in formulas)
 
 
 def test_the_old_threshold_option_is_answered_by_the_number_that_is_printed(capsys):

@@ -5,7 +5,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 
+from ncollapse import measure_features
 from ncollapse.depth import EPSILONS, effective_depth, progression
 
 
@@ -154,3 +156,25 @@ def test_what_is_asked_unless_said():
 def test_two_values_are_enough_for_a_correlation():
     assert progression([3.0, 1.0]).kendall_tau == pytest.approx(-1)
     assert progression([2.0, 1.0, 1.0]).kendall_tau == pytest.approx(kendall_tau_b([2.0, 1.0, 1.0]))
+
+
+def test_values_by_layer_are_taken_as_a_measurement_gives_them():
+    by_layer = {"1": 0.4, "head": 0.2, "3": 0.0}
+    assert effective_depth(by_layer, 0.2) == effective_depth([0.4, 0.2, 0.0], 0.2)
+    assert progression(by_layer) == progression([0.4, 0.2, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("function", "advice"),
+    [
+        (effective_depth, r"`errors` must be one number per layer, .* got Measurement\..*: Call m\.effective_depth\(\)\."),
+        (
+            progression,
+            r"`values` must be one number per layer, .* got Measurement\..*: Pass one of its metrics, such as m\['pfc1'\]",
+        ),
+    ],
+)
+def test_a_measurement_is_told_what_to_pass(function, advice):
+    measured = measure_features({"a": torch.eye(3).repeat(2, 1)}, torch.arange(6) % 3, num_classes=3)
+    with pytest.raises(TypeError, match=advice):
+        function(measured)

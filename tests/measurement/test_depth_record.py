@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -174,6 +174,19 @@ def test_transport_of_a_permutation_is_the_layers_distance_without_it():
 def test_a_measurement_without_paths_is_refused():
     with pytest.raises(AttributeError, match=r"needs a measurement along the samples' paths\. Measure again with path=True"):
         depth_record(measure_features(layers(), LABELS, num_classes=K), 0)
+
+
+def test_what_is_missing_is_told_in_the_name_of_what_was_asked_for():
+    measured = measure_features(layers(), LABELS, num_classes=K)
+    for name in ("depth_results", "geodesic"):
+        with pytest.raises(AttributeError, match=rf"^{name} needs a measurement along the samples' paths"):
+            getattr(measured, name)
+    whole = measure_features(layers(), LABELS, num_classes=K, path=True)
+    over_budget = replace(whole, paths=replace(whole.paths, line=None))
+    with pytest.raises(AttributeError, match=r"^depth_results needs the features once the class means are final"):
+        _ = over_budget.depth_results
+    with pytest.raises(AttributeError, match=r"^line needs the features once the class means are final"):
+        _ = over_budget.line
 
 
 def test_every_field_is_what_its_name_says():

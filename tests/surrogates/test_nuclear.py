@@ -160,19 +160,27 @@ def test_one_step_solves_the_squared_loss_without_a_bias():
 
 
 def test_steps_are_counted_and_limited():
-    one = program("cross_entropy", "free")
+    one = program("cross_entropy", "regularized")
     _, _, history, converged = one.minimize(1e-12, 100_000)
     assert converged
-    # Plain proximal descent takes many times as many.
+    # Plain proximal descent takes twice as many.
     assert len(history) < 60
     point, falls = (torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)), 0
     while one.value(*point) > history[-1] * (1 + 1e-12) and falls < 3000:
         point, falls = one.step(*point), falls + 1
-    assert 10 * len(history) < falls
+    assert 2 * 10 * (len(history) - 1) < falls
     logits, shift, short, converged = one.minimize(1e-12, 30)
     assert (len(short), converged) == (4, False)
     assert short == pytest.approx(history[:4], rel=1e-12)
     assert one.value(logits, shift) == short[-1]
+
+
+def test_the_best_free_bias_makes_one_step_from_anywhere_enough_for_mse_on_balanced_classes():
+    one = program("mse", "free", torch.tensor([4.0, 4.0, 4.0], dtype=torch.float64))
+    logits, _ = one.step(normal(0, 3, 3), normal(1, 3))
+    # The centered targets, reduced.
+    assert torch.allclose(logits, one.proximal(2 * (torch.eye(3, dtype=torch.float64) - 1 / 3), 12) / 2, atol=1e-14)
+    assert one.dual(*one.step(normal(2, 3, 3), normal(3, 3)))[0] == pytest.approx(one.penalty, rel=1e-12)
 
 
 @pytest.mark.parametrize(("loss", "bias", "steps"), [

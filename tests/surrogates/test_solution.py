@@ -20,6 +20,7 @@ from ncollapse.surrogates import (
     Solution,
     UnregularizedUFM,
     balanced,
+    critical_point,
 )
 from ncollapse.surrogates.solving.flows import descend, follow, runge_kutta
 from ncollapse.surrogates.solving.solution import unless_it_holds
@@ -50,6 +51,31 @@ def test_both_sides_agree_to_a_millionth(left, right, holds, equal):
     assert (found.holds, found.equal) == (holds, equal)
     assert (unless_it_holds(found) is None) == holds
     assert str(found).startswith("a <= b holds with equality" if equal else f"a <= b {'holds' if holds else 'does not hold'}: ")
+
+
+def test_sides_that_agree_to_rounding_are_equal_and_both_are_shown():
+    found = Inequality("a <= b", 1.5e-16, 1e-16, rounding=1e-16)
+    assert (found.equal, found.holds) == (True, True)
+    assert str(found) == "a <= b holds with equality to rounding: 1.5e-16 against 1e-16"
+    assert not Inequality("a <= b", 2.1e-16, 1e-16, rounding=1e-16).holds
+
+
+@pytest.mark.parametrize("decay", [1e-8, 1e-11, 1e-12, 1e-13])
+@pytest.mark.parametrize("bias", ["none", "free"])
+@pytest.mark.parametrize("dim", [4, 20])
+def test_at_the_minimum_the_gradient_has_the_norm_of_the_theorem_to_rounding(decay, bias, dim):
+    model = UFM(balanced(4, 5), dim, loss="mse", lambda_w=decay, lambda_h=decay, bias=bias)
+    found = model.solve()
+    assert found.certified
+    assert found.certificate.inequality.equal
+    assert critical_point(model, found.variables).inequality.equal
+
+
+def test_the_allowance_for_rounding_is_no_more_than_some_roundings():
+    model = UFM(balanced(4, 5), 4, loss="mse", lambda_w=1e-12, lambda_h=1e-12)
+    variables = model.solve().variables
+    moved = {**variables, "weight": variables["weight"] * (1 + 1e-13)}
+    assert not model.certificate(moved).inequality.equal
 
 
 @pytest.mark.parametrize(

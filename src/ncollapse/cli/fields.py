@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import itertools
 import re
@@ -11,6 +10,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from ncollapse.cli.plain_math import plain_sections
+from ncollapse.near_words import near_words
 
 _OPTIONS = ("--solver", "--seed", "--figure", "--all", "--json", "--help")
 # Options of version 0.1 and the fields that they set, where these have another name.
@@ -18,6 +18,9 @@ _OLD = {
     **{"steps": "num_steps", "model": "kind", "e_w": "energy_w", "e_h": "energy_h"},
     **{"beta": "lambda_w", "decay": "lambda_w"},
 }
+# What people may type for the field counts: letters of formulas, and words of version 0.1.
+_OF_CLASSES = ("classes", "per_class", "majority", "ratio")
+_SIZES = ("K", "N", "n", "n_k", "num_classes", "num_samples", "samples")
 
 
 class Field(NamedTuple):
@@ -74,9 +77,18 @@ def read_fields(name: str, fields: Mapping[str, Field], settings: Iterable[str])
         if not equals:
             raise ValueError(f"A field is set as FIELD=VALUE, got {setting!r}. See ncollapse solve {name} --help.")
         if key not in fields:
-            raise ValueError(f"{name} has no field {key!r}. {near_words(key, fields)}See ncollapse solve {name} --help.")
+            raise ValueError(f"{name} has no field {key!r}. {_near_fields(key, fields)}See ncollapse solve {name} --help.")
         values[key] = _read(key, text, fields[key].kind)
     return {key: value.value(values["counts"]) if isinstance(value, FromCounts) else value for key, value in values.items()}
+
+
+def _near_fields(word: str, fields: Mapping[str, Field]) -> str:
+    """Name the fields that may have been meant: by the symbol that begins their text, by an old name, or by their letters."""
+    if "counts" in fields and (word in _OF_CLASSES or word in _SIZES):
+        return "Set counts: counts=4x5 means 4 classes of 5 samples each. "
+    symbols = {field.text.partition(",")[0].rstrip("."): key for key, field in fields.items()}
+    found = symbols.get(word, _OLD.get(word, ""))
+    return f"Near ones: {found}. " if found in fields else near_words(word, fields)
 
 
 def _read(key: str, text: str, kind: Any) -> Any:
@@ -122,19 +134,13 @@ def written(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def near_words(word: str, words: Iterable[str]) -> str:
-    """Say which words may have been meant."""
-    near = difflib.get_close_matches(word, list(words), n=4, cutoff=0.6)
-    return f"Near ones: {', '.join(near)}. " if near else ""
-
-
 def is_option(word: str) -> bool:
     """Return whether a word is an option, rather than a value such as -0.5."""
     return re.match(r"--?[A-Za-z]", word) is not None
 
 
-def new_form(name: str, words: Sequence[str], fields: Mapping[str, Field]) -> str:
-    """Say how to type options of version 0.1 as fields."""
+def new_form(name: str, words: Sequence[str], fields: Mapping[str, Field], options: Sequence[str] = ()) -> str:
+    """Say how to type options of version 0.1 as fields; the options that are still options come last."""
     typed: dict[str, list[str]] = {}
     kept = []
     for word in words:
@@ -145,17 +151,17 @@ def new_form(name: str, words: Sequence[str], fields: Mapping[str, Field]) -> st
             kept.append(word)
         else:
             typed[key].append(word)
-    known = {*fields, *_OLD, "classes", "per_class", "majority", "ratio", "layers", "lambda_w", "threshold"}
+    known = {*fields, *_OLD, *_OF_CLASSES, "layers", "lambda_w", "threshold"}
     unknown = [flag for flag in typed if flag not in known]
     if unknown:
         flag = "--" + unknown[0].replace("_", "-")
         return f"solve has no option {flag}. {near_words(flag, _OPTIONS)}See ncollapse solve --help."
     settings = _as_fields(typed, fields)
-    line = " ".join([name, *kept, *(f"{key}={value}" for key, value in settings.items())])
-    found = ""
+    line = " ".join([name, *kept, *(f"{key}={value}" for key, value in settings.items()), *options])
+    found = "The options of a model are fields since version 0.2. " if typed else ""
     if "threshold" in typed:
-        found = "It prints the threshold as minority_threshold. Set counts to that ratio to solve there. "
-    return f"The options of a model are fields since version 0.2. {found}Type: ncollapse solve {line}"
+        found += "It prints the threshold as minority_threshold. Set counts to that ratio to solve there. "
+    return f"{found}Type: ncollapse solve {line}"
 
 
 def _as_fields(typed: Mapping[str, list[str]], fields: Mapping[str, Field]) -> dict[str, str]:
@@ -174,6 +180,8 @@ def _as_fields(typed: Mapping[str, list[str]], fields: Mapping[str, Field]) -> d
     for flag, value in first.items():
         field = flag if flag in fields else _OLD.get(flag, "")
         if field in fields:
+            if get_origin(fields[field].kind) is tuple:
+                value = ",".join(typed[flag])
             made[field] = "cross_entropy" if value == "ce" else value
     if "lambdas_w" in fields and first.keys() & {"layers", "lambda_w"}:
         made["lambdas_w"] = f"{first.get('layers', 3)}x{first.get('lambda_w', 0.01)}"

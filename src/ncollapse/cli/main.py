@@ -131,6 +131,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _refuse(parser: argparse.ArgumentParser, name: str, words: Sequence[str]) -> NoReturn:
+    """Say in the name of a command that it does not have some words, and which of its options are near."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    command = commands.choices[name]
+    known = [option for action in (*parser._actions, *command._actions) for option in action.option_strings]
+    near = "".join(near_words(word.partition("=")[0], known) for word in words if word.startswith("--"))
+    command.error(f"unrecognized arguments: {' '.join(words)}. {near}".rstrip(". "))
+
+
 def _describe(commands: argparse._SubParsersAction[Any]) -> None:
     """Let the help of each command begin with a sentence, and end with examples where there are some."""
     words = {action.dest: action.help or "" for action in commands._choices_actions}
@@ -158,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and not hasattr(options, "rest"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        _refuse(parser, options.command, rest)
     # Fields of a surrogate model may come after options: argparse leaves them over.
     options.rest = rest
     try:

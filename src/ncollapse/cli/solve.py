@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ncollapse.cli.fields import fields_of, is_option, near_words, new_form, read_fields, written
+from ncollapse.cli.fields import fields_of, is_option, new_form, read_fields, written
 from ncollapse.cli.options import file
 from ncollapse.cli.surrogate_models import MODELS, Part, SolvableModel
+from ncollapse.near_words import near_words
 
 if TYPE_CHECKING:
     from ncollapse.surrogates import Solution
@@ -31,6 +32,8 @@ _RENAMED = {
     **{"mixon_flow": "unregularized_ufm", "le_sde": "locally_elastic_sde"},
     **{"batch_norm": "batch_norm_net", "weight_normalized": "weight_normalized_net"},
 }
+# Solvers of models that have another name.
+_OLD_SOLVERS = {("near_collapse", "reduced"): "eliminated", ("normalized_features", "riemannian"): "projected"}
 
 
 def add_solve(commands: Any) -> None:
@@ -70,16 +73,26 @@ def _solve(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None
         parser.print_help()
         return
     name, *settings = words
-    if name in _RENAMED:
-        renamed = MODELS[_RENAMED[name]]
-        fields = fields_of([_resolve(part) for part in (*renamed.parts, *renamed.solvers.values())], renamed.defaults)
-        raise ValueError(new_form(_RENAMED[name], settings, fields))
-    if name not in MODELS:
+    if name not in MODELS and name not in _RENAMED:
         raise ValueError(f"There is no model {name!r}. {near_words(name, MODELS)}List them with: ncollapse solve --help.")
-    if options.help:
+    if options.help and name in MODELS:
         print(_help_of(name, MODELS[name]))
         return
+    if name in _RENAMED or (name, options.solver) in _OLD_SOLVERS or any(map(is_option, settings)):
+        raise ValueError(_as_typed_now(name, settings, options))
     _solve_model(name, settings, options)
+
+
+def _as_typed_now(name: str, settings: Sequence[str], options: argparse.Namespace) -> str:
+    """Say how to type a command of version 0.1."""
+    new, solver = _RENAMED.get(name, name), _OLD_SOLVERS.get((name, options.solver), options.solver)
+    said = [f"{old} is {now} since version 0.2. " for old, now in ((name, new), (options.solver, solver)) if old != now]
+    kept = [f"--{key} {value}" for key, value in (("solver", solver), ("figure", options.figure)) if value is not None]
+    kept += [f"--seed {options.seed}"] * (options.seed != 0)
+    kept += [f"--{key}" for key in ("all", "json", "help") if getattr(options, key)]
+    model = MODELS[new]
+    fields = fields_of([_resolve(part) for part in (*model.parts, *model.solvers.values())], model.defaults)
+    return "".join(said) + new_form(new, settings, fields, kept)
 
 
 def _solve_model(name: str, settings: Sequence[str], options: argparse.Namespace) -> None:
@@ -126,8 +139,6 @@ def read_request(name: str, settings: Sequence[str], solver: str | None = None, 
         raise ValueError(f"{name} has no solver {solver!r}. {near}It has: {', '.join(model.solvers)}.")
     parts = [*map(_resolve, model.parts), _resolve(model.solvers[solver])]
     fields = fields_of(parts, model.defaults)
-    if any(map(is_option, settings)):
-        raise ValueError(new_form(name, settings, fields))
     values = read_fields(name, fields, settings)
     set_here = {*fields_of(parts[:-1], {}), *(setting.partition("=")[0] for setting in settings)}
     title = [name, *(f"{key}={written(value)}" for key, value in values.items() if key in set_here)]

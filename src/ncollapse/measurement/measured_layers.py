@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar, overload
@@ -40,15 +40,20 @@ class _OfPaths(Generic[Kind]):
     def __get__(self, measurement: MeasuredLayers | None, owner: type) -> _OfPaths[Kind] | Kind:
         if measurement is None:
             return self
-        if measurement.paths is None:
-            raise AttributeError(f"{self.name} needs a measurement along the samples' paths. Measure again with path=True.")
-        found: Kind | None = getattr(measurement.paths, self.name)
-        if found is None:
-            raise AttributeError(
-                f"{self.name} needs the features once the class means are final, but they exceeded the stream's memory budget. "
-                "Raise memory_budget, or use measure."
-            )
+        check_paths(measurement, [self.name], self.name)
+        found: Kind = getattr(measurement.paths, self.name)
         return found
+
+
+def check_paths(measurement: MeasuredLayers, parts: Sequence[str], asked: str) -> None:
+    """Raise an ``AttributeError`` in the name of what was asked for, unless the measurement has these parts of its paths."""
+    if measurement.paths is None:
+        raise AttributeError(f"{asked} needs a measurement along the samples' paths. Measure again with path=True.")
+    if any(getattr(measurement.paths, part) is None for part in parts):
+        raise AttributeError(
+            f"{asked} needs the features once the class means are final, but they exceeded the stream's memory budget. "
+            "Raise memory_budget, or use measure."
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

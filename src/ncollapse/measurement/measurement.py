@@ -12,7 +12,7 @@ import torch
 
 from ncollapse.default_device import on_the_cpu
 from ncollapse.extras import missing_extra
-from ncollapse.measurement.measured_layers import MeasuredLayers
+from ncollapse.measurement.measured_layers import MeasuredLayers, check_paths
 from ncollapse.measurement.text import TextTable
 from ncollapse.metrics.entry import FLAGS
 from ncollapse.records.depth import DepthRecord
@@ -147,6 +147,7 @@ class Measurement(MeasuredLayers):
         """
         from ncollapse.measurement.depth_record import depth_record
 
+        check_paths(self, ["path", "geodesic", "line", "arcs"], "depth_results")
         return depth_record(self, 0)
 
     @on_the_cpu

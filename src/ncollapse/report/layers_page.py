@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from ncollapse.drawing.diagnosis_charts import clustered_order, draw_detection, draw_heads, draw_transfer, matrix_png
 from ncollapse.drawing.diagnosis_sentences import SCORES, sufficient_layer, verdicts
 from ncollapse.drawing.wording import named, number, percent
+from ncollapse.records.depth import EPSILON
 from ncollapse.records.rows import ClassFinding, DiagnosisRecord
 from ncollapse.report.markup import PanelDrawing, panel_svgs, write_html
 
@@ -64,7 +65,7 @@ def _cards(record: DiagnosisRecord) -> list[tuple[str, str]]:
     cards.append(("layers that are needed", f"{count if found is None else found[0] + 1} of {count}"))
     depth = record.effective_depth
     cards.append(
-        ("effective depth (error ≤ 0.005)", "not reached" if depth is None else f"{depth} of {len(record.layers) - 1}")
+        (f"effective depth (error ≤ {EPSILON:g})", "not reached" if depth is None else f"{depth} of {len(record.layers) - 1}")
     )
     cards.append(("classes", f"{len(record.classes):,}"))
     return cards

@@ -19,7 +19,9 @@ from ncollapse.surrogates.solving.solvers import Constrained, ProjectedGradient
 
 @dataclass(frozen=True)
 class BoundedOutputs(CountsProblem, Constrained):
-    r"""Mean cross-entropy of free outputs :math:`z_i \in R^K` with :math:`\lVert z_i \rVert \le R`.
+    r"""Mean cross-entropy of free outputs within a ball of radius R.
+
+    .. math:: \min_{z_i \in R^K} \frac1N \sum_i \mathrm{CE}(z_i, y_i) \quad \text{with} \quad \lVert z_i \rVert \le R
 
     The least loss of a sample is :math:`\log(1 + (K-1) e^{-R \sqrt{K/(K-1)}})`. Only :math:`z = R (\sqrt{(K-1)/K}\, e_y -
     \sum_{j \ne y} e_j / \sqrt{K(K-1)})` reaches it, so outputs collapse to a simplex ETF of norm R, whatever the counts.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ncollapse.surrogates.reduced_mufm import ReducedMUFM, best_bound
 from ncollapse.surrogates.solving.arguments import check_choice, check_positive
-from ncollapse.surrogates.solving.losses import LossName, loss_conjugate, loss_gradient, one_hot
+from ncollapse.surrogates.solving.losses import LossName, gradient_rounding, loss_conjugate, loss_gradient, one_hot
 from ncollapse.surrogates.solving.nuclear import best_bias
 from ncollapse.surrogates.solving.problem import DataProblem, Problem, Solver, SolverResult
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Variables
@@ -112,8 +112,14 @@ class MUFM(DataProblem):
     def certificate(self, variables: Variables) -> Certificate:
         """Return the bound from the gradient at the point, or the padded model's if the inequality fails and it is better."""
         squared, bound = self.dual(variables)
-        inequality = Inequality("‖Γ‖₂² <= λ_W λ_H", squared, self.lambda_w * self.lambda_h)
+        inequality = self.condition(squared, variables)
         return Certificate(bound if inequality.left <= inequality.right else max(bound, self.padded_bound), inequality)
+
+    def condition(self, squared: float, variables: Variables) -> Inequality:
+        """Return the condition of a global minimum at a critical point, for the squared spectral norm of Γ there."""
+        error = gradient_rounding(variables["weight"], variables["features"], self._shares)
+        rounding = error * (2 * squared**0.5 + error)
+        return Inequality("‖Γ‖₂² <= λ_W λ_H", squared, self.lambda_w * self.lambda_h, rounding)
 
     @cached_property
     def padded_bound(self) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ncollapse.surrogates.mufm import MUFM
 from ncollapse.surrogates.solving.arguments import check_positive
+from ncollapse.surrogates.solving.losses import gradient_rounding
 from ncollapse.surrogates.solving.solution import Inequality, Variables
 from ncollapse.surrogates.ufm import UFM
 
@@ -128,7 +129,8 @@ def critical_point(problem: UFM | MUFM, variables: Variables) -> CriticalPoint:
     imbalance = problem.lambda_w * weight.T @ weight - problem.lambda_h * (features - inputs).T @ features
     left, values, right = torch.linalg.svd(problem.logit_gradient(variables), full_matrices=False)
     penalty = math.sqrt(problem.lambda_w * problem.lambda_h)
-    inequality = Inequality("‖Γ‖₂ <= √(λ_W λ_H)", float(values[0]), penalty)
+    rounding = gradient_rounding(weight, features, problem._shares)
+    inequality = Inequality("‖Γ‖₂ <= √(λ_W λ_H)", float(values[0]), penalty, rounding)
     normal = unused_direction(torch.cat([weight, features, inputs]))
     curvature, direction = 0.0, None
     if not inequality.holds and normal is not None:

@@ -85,7 +85,7 @@ def collapse_progress(problem: MUFM, variables: Variables, weights: ClassWeights
     norm = float(torch.linalg.matrix_norm(problem.logit_gradient(variables), ord=2))
     conditions = (
         Inequality("relative gradient <= 1e-6", relative_gradient(value, gradient, variables), _CRITICAL),
-        Inequality("‖Γ‖₂² <= λ_W λ_H", norm**2, problem.lambda_w * problem.lambda_h),
+        problem.condition(norm**2, variables),
     )
     missing = [str(condition) for condition in conditions if not condition.holds]
     balanced = len(set(problem.counts)) == 1

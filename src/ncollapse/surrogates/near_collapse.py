@@ -19,6 +19,9 @@ from ncollapse.surrogates.solving.solution import Solution
 class NearCollapse:
     r"""The multilayer model (``MUFM``, mean squared error, no bias) on features close to an orthogonal frame.
 
+    .. math:: \min_{W, H} \frac{1}{2N} \lVert W H - Y \rVert^2 + \frac{\lambda_W}{2} \lVert W \rVert^2
+        + \frac{\lambda_H}{2} \lVert H - X \rVert^2
+
     Let :math:`X = a Q_y + E` with :math:`Q^T Q = I_K` and a small E that is centered in every class. To first order the
     minimizer is :math:`H^* = m Q_y + S E` and :math:`W = w Q^T`. Here m > a solves :math:`\lambda_H N (m - a) = K \lambda_W m /
     (m^2 + K \lambda_W)^2`, and :math:`w = m/(m^2 + K \lambda_W)`. S is :math:`\sigma = \lambda_H / (w^2/N + \lambda_H)` on the

@@ -18,7 +18,10 @@ from ncollapse.surrogates.solving.solvers import Constrained, ProjectedGradient
 
 @dataclass(frozen=True)
 class NormalizedFeatures(CountsProblem, Constrained):
-    r"""Cross-entropy of :math:`\tau W H` with unit classifier rows and unit features, balanced classes.
+    r"""Cross-entropy of unit features and unit classifier rows with a temperature, balanced classes.
+
+    .. math:: \min_{W, H} \frac1N \sum_i \mathrm{CE}(\tau W h_i, y_i) \quad \text{with} \quad \lVert w_k \rVert = 1, \quad
+        \lVert h_i \rVert = 1
 
     By Jensen's inequality over the margins no point is below :math:`\log(1 + (K-1) e^{-\tau K/(K-1)})`. If d >= K-1, only h = w
     on a simplex ETF reaches this bound. If d < K-1, the minima are other codes on the sphere, above the bound. With τ = 1 the

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.surrogates.solving.arguments import check_balanced, check_choice, check_counts, check_positive
-from ncollapse.surrogates.solving.losses import LossName, loss_gradient
+from ncollapse.surrogates.solving.losses import LossName, gradient_rounding, loss_gradient
 from ncollapse.surrogates.solving.nuclear import Bias, NuclearProblem, NuclearProgram, Proximal, soft_threshold, split_product
 from ncollapse.surrogates.solving.problem import CountsProblem
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
@@ -119,7 +119,8 @@ class UFM(CountsProblem, NuclearProblem):
         """Return the bound of the convex program's dual. A critical point is a global minimizer if the inequality holds."""
         logits, program = self._logits(variables), self._program(self.labels, self._shares, torch.ones_like(self._shares))
         norm, bound = program.dual(logits, variables.get("bias", logits.new_zeros(self.num_classes)))
-        critical = Inequality("‖Γ‖₂ <= √(λ_W λ_H)", norm, self.penalty)
+        rounding = gradient_rounding(variables["weight"], variables["features"], self._shares)
+        critical = Inequality("‖Γ‖₂ <= √(λ_W λ_H)", norm, self.penalty, rounding)
         if self.dim >= self.num_classes - (self.loss == "cross_entropy"):
             return Certificate(bound, critical)
         if self.loss == "mse" and self.bias != "regularized":

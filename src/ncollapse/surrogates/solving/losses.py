@@ -37,6 +37,17 @@ def loss_gradient(name: LossName, logits: Tensor, labels: Tensor, shares: Tensor
     return shares.unsqueeze(1) * wrong.scatter(1, chosen, -wrong.sum(dim=1, keepdim=True))
 
 
+def gradient_rounding(weight: Tensor, features: Tensor, shares: Tensor) -> float:
+    """Bound the error that rounding leaves in the spectral norm of the gradient in the logits of weight and features."""
+    # With u the unit of rounding, a logit is a sum of d products, which costs d u ‖h‖ ‖w‖, of factors that are known to u
+    # each, which costs 2 u ‖h‖ ‖w‖ more. The bias, the loss and the difference of outputs and targets add 4 u to entries of
+    # rows whose norm is about one. The shares weigh these errors, and the Frobenius norm bounds the spectral norm. With tiny
+    # decays outputs and targets agree in almost all digits: such an error is then far above 1e-6 of their difference.
+    unit, dim = torch.finfo(torch.float64).eps / 2, weight.shape[1]
+    logits = torch.linalg.norm(shares.unsqueeze(1) * features) * torch.linalg.norm(weight)
+    return unit * float((dim + 2) * logits + 4 * torch.linalg.norm(shares))
+
+
 def loss_conjugate(name: LossName, gradient: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
     """Convex conjugate of ``loss_value``."""
     targets = one_hot(labels, gradient.shape[1])

@@ -158,9 +158,22 @@ class NuclearProgram:
     def step(self, logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Take one proximal gradient step from any point, and give its logits and bias."""
         step, bias_scale = self._steps()
+        if self.bias == "free":
+            return self._step_with_best_bias(logits, bias, 2 * step)
         point = torch.cat([self.scales.unsqueeze(1) * logits, (bias / (bias_scale or 1.0)).unsqueeze(0)])
         moved = self._moved(point, step, bias_scale)
         return moved[:-1] / self.scales.unsqueeze(1), bias_scale * moved[-1]
+
+    def _step_with_best_bias(self, logits: Tensor, bias: Tensor, step: float) -> tuple[Tensor, Tensor]:
+        """Take a step in the logits alone, with the best bias before and after."""
+        # What all classes share moves into the bias, which costs nothing and lowers the nuclear norm. A joint step would creep:
+        # along this shift only the tiny penalty tells logits and bias apart.
+        scales = self.scales.unsqueeze(1)
+        logits = logits - (scales.square() * logits).sum(dim=0) / scales.square().sum()
+        bias = best_bias(self.loss, logits, self.labels, self.shares, bias)
+        slope = loss_gradient(self.loss, logits + bias, self.labels, self.shares) / scales
+        moved = self.proximal(scales * logits - step * slope, step) / scales
+        return moved, best_bias(self.loss, moved, self.labels, self.shares, bias)
 
     def _moved(self, point: Tensor, step: float, bias_scale: float) -> Tensor:
         moved = point - step * self._gradient(point, bias_scale)

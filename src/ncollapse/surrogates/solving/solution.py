@@ -27,15 +27,24 @@ _EQUAL = 1e-6
 
 @dataclass(frozen=True)
 class Inequality:
-    """A condition of a theorem, such as "c < 1", with the numbers on its left and on its right."""
+    """A condition of a theorem, such as "c < 1", with the numbers on its left and on its right.
+
+    Attributes:
+        rounding: The largest error of the left side by rounding; 0 where it is negligible.
+    """
 
     text: str
     left: float
     right: float
+    rounding: float = 0.0
 
     @property
     def equal(self) -> bool:
-        """Whether both sides agree, to 1e-6 of the right one."""
+        """Whether both sides agree, to 1e-6 of the right one or to rounding."""
+        return self._agree or abs(self.left - self.right) <= self.rounding
+
+    @property
+    def _agree(self) -> bool:
         return abs(self.left - self.right) <= _EQUAL * abs(self.right)
 
     @property
@@ -46,7 +55,9 @@ class Inequality:
     def __str__(self) -> str:
         if self.equal:
             verdict = "holds with equality" if "<=" in self.text else "is an equality"
-            return f"{self.text} {verdict}: both sides are {self.right:.6g}"
+            if self._agree:
+                return f"{self.text} {verdict}: both sides are {self.right:.6g}"
+            return f"{self.text} {verdict} to rounding: {self.left:.6g} against {self.right:.6g}"
         return f"{self.text} {'holds' if self.holds else 'does not hold'}: {self.left:.6g} against {self.right:.6g}"
 
 
