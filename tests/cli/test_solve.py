@@ -339,7 +339,8 @@ def test_the_objective_is_stated(capsys):
     ("words", "message"),
     [
         ("ufm lambda_w=-1", "error: lambda_w must be finite and positive, got -1.0."),
-        ("ufm lambda_w=x", "error: lambda_w must be a number, got 'x'."),
+        ("ufm lambda_w=x", "error: lambda_w must be a number, got 'x'. Type for example lambda_w=0.005."),
+        ("ufm dim=x", "error: dim must be an integer, got 'x'. Type for example dim=8."),
         ("ufm dim=2.5", "error: dim must be an integer, got '2.5'."),
         ("ufm loss=mes", "error: loss must be mse or cross_entropy, got 'mes'."),
         ("ufm counts=4x5,", "error: counts must be numbers such as 5,5,5,5 or 4x5, got '4x5,'."),

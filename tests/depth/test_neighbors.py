@@ -57,7 +57,7 @@ def test_equal_votes_go_to_the_nearer_class_then_to_the_smaller_index():
     assert neighbor_predictions(features, torch.tensor([1, 0]), num_classes=2, k=2, queries=zero).tolist() == [1]
     features[1] = -1.0
     assert neighbor_predictions(features, torch.tensor([1, 0]), num_classes=2, k=2, queries=zero).tolist() == [0]
-    # One neighbour of two at equal distance: the first sample.
+    # One neighbor of two at equal distance: the first sample.
     assert neighbor_predictions(features, torch.tensor([1, 0]), num_classes=2, k=1, queries=zero).tolist() == [1]
 
 
@@ -76,7 +76,7 @@ def test_collapsed_features_are_decided_right_for_every_k_below_the_class_size()
     for k in range(1, 6):
         (score,) = neighbor_scores({"last": means[labels]}, labels, num_classes=3, k=k)
         assert score.accuracy == 1
-    # With the sample itself in, one neighbour is always right.
+    # With the sample itself in, one neighbor is always right.
     noise = torch.randn(18, 5, generator=torch.Generator().manual_seed(1))
     assert torch.equal(neighbor_predictions(noise, labels, num_classes=3, k=1, queries=noise), labels)
     assert not torch.equal(neighbor_predictions(noise, labels, num_classes=3, k=1), labels)

@@ -13,10 +13,10 @@ from ncollapse.records.manifest import (
     CheckedFiles,
     Manifest,
     Mark,
+    compared_files,
     damaged_files,
     is_cut_off,
     is_sealed,
-    look,
     mark_of,
     mark_of_file,
     read_manifest,
@@ -112,7 +112,7 @@ def test_states_of_files_while_a_save_is_under_way(tmp_path, present, expected):
     # A status may be behind its checkpoint, nothing else may.
     damaged = [name for name, state in expected.items() if state in {"changed", "missing"}]
     assert damaged_files(found) == damaged
-    assert look(tmp_path) == (read_manifest(tmp_path), found)
+    assert compared_files(tmp_path) == (read_manifest(tmp_path), found)
     assert not is_cut_off(read_manifest(tmp_path), found)
 
 
@@ -135,7 +135,7 @@ def test_a_file_that_a_save_removes_may_be_there_or_not(tmp_path):
 @pytest.mark.parametrize(("present", "cut_off"), [({}, True), ({"history.csv": b"2"}, True), (NEW, False)])
 def test_a_first_save_counts_when_all_its_files_are_there(tmp_path, present, cut_off):
     under_way(tmp_path, present, previous={})
-    assert is_cut_off(*look(tmp_path)) is cut_off
+    assert is_cut_off(*compared_files(tmp_path)) is cut_off
     files = CheckedFiles(tmp_path)
     assert files.is_under_way
     if cut_off:
@@ -147,7 +147,7 @@ def test_a_first_save_counts_when_all_its_files_are_there(tmp_path, present, cut
 
 
 def test_nothing_is_cut_off_without_a_manifest(tmp_path):
-    assert look(tmp_path) == (None, {})
+    assert compared_files(tmp_path) == (None, {})
     assert is_cut_off(None, {}) is False
     assert not CheckedFiles(tmp_path).is_under_way
     CheckedFiles(tmp_path).check("checkpoint.safetensors")
@@ -200,13 +200,13 @@ def test_a_look_ends_although_a_run_is_saved_again_and_again(tmp_path, monkeypat
 
     with monkeypatch.context() as patched:
         patched.setattr(manifest, "states", meanwhile)
-        look(tmp_path)
+        compared_files(tmp_path)
     assert len(calls) == 5
     # What is damaged and does not move is known after two looks.
     put(tmp_path, {"history.csv": b"broken"})
     calls.clear()
     monkeypatch.setattr(manifest, "states", lambda *arguments: (calls.append(arguments), real(*arguments))[1])
-    assert damaged_files(look(tmp_path)[1]) == ["history.csv"]
+    assert damaged_files(compared_files(tmp_path)[1]) == ["history.csv"]
     assert len(calls) == 2
 
 

@@ -8,7 +8,7 @@ import torch
 
 from ncollapse.etf import simplex_etf
 from ncollapse.probe import measure_features
-from ncollapse.surrogates import LBFGS, Certificate, GradientDescent, Inequality, NotConverged, Problem
+from ncollapse.surrogates import LBFGS, MUFM, Certificate, GradientDescent, Inequality, NotConverged, Problem, Proximal
 
 LABELS = torch.arange(4).repeat(3)
 
@@ -138,3 +138,10 @@ def test_a_solution_gives_a_measurement():
     assert measured.value("pfc1") == solution.metrics(["pfc1"])["pfc1"]
     assert "pfc1" in str(measured)
     assert solution.measurement("nc3").shown == ("nc3",)
+
+
+@pytest.mark.parametrize(("given", "got"), [("lbfgs", "'lbfgs'"), (LBFGS, "<class '.*LBFGS'>"), (Proximal(), r"Proximal\(\)")])
+def test_what_is_no_solver_of_a_model_is_shown_as_it_came(given, got):
+    model = MUFM(torch.eye(3), torch.arange(3), lambda_w=0.1, lambda_h=0.1)
+    with pytest.raises(TypeError, match=rf"or GradientDescent\(\) for this MUFM, got {got}\. Take one of those\."):
+        model.solve(given)

@@ -49,7 +49,7 @@ BROKEN = {
     "translation": own(lambda s: s.moments.means.norm(), invariant=frozenset({"translation"})),
     "rotation": own(lambda s: s.moments.centered_means("class").abs().sum(), invariant=frozenset({"rotation"})),
     "scale": own(lambda s: norms(s).sum(), invariant=frozenset({"scale"})),
-    "relabelling": own(without_last_class),
+    "relabeling": own(without_last_class),
     "order": own(Counting()),
     "batches": own(Counting()),
     "processes": own(Counting()),
@@ -71,8 +71,8 @@ def test_a_broken_law_is_told(name):
 
 def test_only_the_broken_law_fails():
     report = check_metric(own(without_last_class, invariant=frozenset({"translation", "rotation"})))
-    assert [law.name for law in report.laws if law.holds is False] == ["relabelling"]
-    assert report["relabelling"].words == "12.2408 becomes 11.1455 (balanced classes)"
+    assert [law.name for law in report.laws if law.holds is False] == ["relabeling"]
+    assert report["relabeling"].words == "12.2408 becomes 11.1455 (balanced classes)"
     assert report["scale"] == Law("scale", None, report["scale"].words)
     assert report["scale"].words.startswith("not declared in invariant; ")
 

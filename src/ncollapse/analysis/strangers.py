@@ -29,7 +29,10 @@ def false_positive_rate(in_scores: Tensor, out_scores: Tensor, *, recall: float 
         ValueError: If either is empty.
     """
     if not in_scores.numel() or not out_scores.numel():
-        raise ValueError(f"false_positive_rate needs scores of both kinds, got {in_scores.numel()} and {out_scores.numel()}.")
+        raise ValueError(
+            f"false_positive_rate needs scores of both kinds, got {in_scores.numel()} and {out_scores.numel()}. Pass at least "
+            "one score of each."
+        )
     given, other = in_scores.double().flatten(), out_scores.double().flatten()
     if bool(given.isnan().any()) or bool(other.isnan().any()):
         return float("nan")

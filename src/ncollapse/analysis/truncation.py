@@ -75,7 +75,7 @@ def truncate(
         torch.Size([4, 2])
     """
     if head not in get_args(HeadName):
-        raise ValueError(f"head must be one of {', '.join(get_args(HeadName))}, got {head!r}.")
+        raise ValueError(f"head must be one of {', '.join(get_args(HeadName))}, got {head!r}. Pick one of these.")
     choice = layer if isinstance(layer, Tap) or _is_place(model, layer) else "auto"
     label = layer.label if isinstance(layer, Tap) else layer
     reader = FeatureReader(model, num_classes, choice, unpack=unpack, call=call, most=max_dim)

@@ -78,7 +78,7 @@ def read_fields(name: str, fields: Mapping[str, Field], settings: Iterable[str])
             raise ValueError(f"A field is set as FIELD=VALUE, got {setting!r}. See ncollapse solve {name} --help.")
         if key not in fields:
             raise ValueError(f"{name} has no field {key!r}. {_near_fields(key, fields)}See ncollapse solve {name} --help.")
-        values[key] = _read(key, text, fields[key].kind)
+        values[key] = _read(key, text, fields[key])
     return {key: value.value(values["counts"]) if isinstance(value, FromCounts) else value for key, value in values.items()}
 
 
@@ -91,11 +91,13 @@ def _near_fields(word: str, fields: Mapping[str, Field]) -> str:
     return f"Near ones: {found}. " if found in fields else near_words(word, fields)
 
 
-def _read(key: str, text: str, kind: Any) -> Any:
+def _read(key: str, text: str, field: Field) -> Any:
     try:
-        return _value(text, kind)
+        return _value(text, field.kind)
     except ValueError:
-        raise ValueError(f"{key} must be {_kind_words(kind)}, got {text!r}.") from None
+        example = 8 if isinstance(field.default, FromCounts) else written(field.default)
+        words = f"{key} must be {_kind_words(field.kind)}, got {text!r}. Type for example {key}={example}."
+        raise ValueError(words) from None
 
 
 def _value(text: str, kind: Any) -> Any:

@@ -84,6 +84,8 @@ def _named(words: list[str], option: str) -> dict[str, str]:
     for word in words:
         name, equals, data = word.partition("=")
         if name in found or not name or (equals and not data):
-            raise ValueError(f"{option} needs NAME=DATA, each name once, got {word!r}.")
+            raise ValueError(
+                f"{option} needs NAME=DATA, each name once, got {word!r}. Type for example {option} noise=my_module:noise."
+            )
         found[name] = data if equals else word
     return found

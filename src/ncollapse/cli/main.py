@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse(parser: argparse.ArgumentParser, name: str, words: Sequence[str]) -> NoReturn:
+def _refuse(parser: argparse.ArgumentParser, name: str, words: Sequence[str]) -> None:
     """Say in the name of a command that it does not have some words, and which of its options are near."""
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     command = commands.choices[name]

@@ -207,7 +207,7 @@ def _measure_checkpoints(
     from ncollapse.targets import measure_target_checkpoints
 
     if options.out is None:
-        raise ValueError("--checkpoints writes a run directory and needs --out DIR as well.")
+        raise ValueError("--checkpoints writes a run directory and needs --out DIR, got none. Add --out DIR.")
     if options.json or num_processes > 1:
         other = "--json" if options.json else f"{num_processes} processes"
         raise ValueError(f"--checkpoints measures into --out, in one process, got {other}. Leave it out.")

@@ -110,7 +110,7 @@ class PathStatistics:
             "projection": self.along_chord / chord,
         }
         if kind not in positions:
-            raise ValueError(f"position must be one of {', '.join(get_args(Position))}, got {kind!r}.")
+            raise ValueError(f"position must be one of {', '.join(get_args(Position))}, got {kind!r}. Pick one of these.")
         return [float(t) for t in positions[kind]]
 
     @property

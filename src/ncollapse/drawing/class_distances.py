@@ -36,7 +36,10 @@ def plot_class_distances(
     """
     matrix = np.asarray(distances, dtype=float)
     if matrix.shape != (len(classes), len(classes)):
-        raise ValueError(f"distances must be {len(classes)} by {len(classes)}, one row per class, got {matrix.shape}.")
+        raise ValueError(
+            f"distances must be {len(classes)} by {len(classes)}, one row per class, got {matrix.shape}. Name the classes of "
+            "these distances, and no others."
+        )
     pairs = matrix[~np.eye(len(matrix), dtype=bool)]
     pairs = pairs[np.isfinite(pairs)]
     scale = float(np.sqrt(np.mean(pairs**2))) if len(pairs) else 0.0

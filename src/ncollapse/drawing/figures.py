@@ -17,7 +17,7 @@ from ncollapse.drawing.panels import (
     LAST_LAYER,
     NOISE,
     PROGRESSIVE,
-    Panel,
+    MetricPanel,
     draw_over_depth,
     draw_over_epochs,
     panel_of,
@@ -129,7 +129,7 @@ def plot_last_layer(run: Run, *, ax: AxesChoice = None) -> Figure:
         ValueError: If there is not one Axes per panel.
     """
     if len(run.epochs) == 1:
-        panel = Panel("nc", f"Last layer, {style.short_layer(run.measured_layers[-1])}", "", log=True)
+        panel = MetricPanel("nc", f"Last layer, {style.short_layer(run.measured_layers[-1])}", "", log=True)
         if ax is not None:
             return _draw_into(ax, [panel], lambda axes, _: draw_last_values(axes, run))
         with style.house_style():
@@ -167,9 +167,9 @@ def plot_lines(
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     colors = dict(zip(names, style.depth_colors(len(names)), strict=True))
     known = {panel.key: panel for panel in PROGRESSIVE}
-    made = [known.get(title, Panel(title, title, "", log=False)) for title in panels]
+    made = [known.get(title, MetricPanel(title, title, "", log=False)) for title in panels]
 
-    def draw(axes: Axes, panel: Panel) -> None:
+    def draw(axes: Axes, panel: MetricPanel) -> None:
         draw_lines(axes, panels[panel.key], colors, len(layers))
         axes.set_ylabel(panel.label)
 
@@ -235,12 +235,14 @@ def slim_svg(svg: str) -> str:
     return re.sub(r"\s+", " ", svg).replace("> <", "><")
 
 
-def _compose(panels: Sequence[Panel], draw: Callable[[Axes, Panel], None]) -> Figure:
+def _compose(panels: Sequence[MetricPanel], draw: Callable[[Axes, MetricPanel], None]) -> Figure:
     figure = Figure(figsize=(_WIDTHS.get(len(panels), 3.1 * len(panels)), 3.3), layout="constrained", facecolor="white")
     return _draw_into(figure.subplots(1, len(panels), squeeze=False)[0], panels, draw)
 
 
-def _draw_into(given: Axes | Sequence[Axes], panels: Sequence[Panel], draw: Callable[[Axes, Panel], None]) -> Figure:
+def _draw_into(
+    given: Axes | Sequence[Axes], panels: Sequence[MetricPanel], draw: Callable[[Axes, MetricPanel], None]
+) -> Figure:
     """Draw every panel into its Axes, and return their figure."""
     all_axes = [given] if isinstance(given, Axes) else list(given)
     if len(all_axes) != len(panels) or not panels:

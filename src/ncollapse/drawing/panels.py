@@ -34,7 +34,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Panel:
+class MetricPanel:
     """What one panel shows."""
 
     key: str
@@ -45,15 +45,17 @@ class Panel:
 
 
 PROGRESSIVE = (
-    Panel("pfc1", r"PFC1   $\mathrm{tr}\,\Sigma_W\,/\,\mathrm{tr}\,\Sigma_B$", "within / between-class variance", log=True),
-    Panel("pfc2", r"PFC2   $\Vert G/\Vert G\Vert_F-E_K\Vert_F$", "distance of class means to an ETF", log=True),
-    Panel("pfc3", "PFC3", "accuracy of the nearest class center", log=False),
+    MetricPanel(
+        "pfc1", r"PFC1   $\mathrm{tr}\,\Sigma_W\,/\,\mathrm{tr}\,\Sigma_B$", "within / between-class variance", log=True
+    ),
+    MetricPanel("pfc2", r"PFC2   $\Vert G/\Vert G\Vert_F-E_K\Vert_F$", "distance of class means to an ETF", log=True),
+    MetricPanel("pfc3", "PFC3", "accuracy of the nearest class center", log=False),
 )
 LAST_LAYER = (
-    Panel(
+    MetricPanel(
         "nc1", r"NC1   $\mathrm{tr}(\Sigma_W\Sigma_B^{+})/K$", "variability within classes", log=True, series=(Series("nc1"),)
     ),
-    Panel(
+    MetricPanel(
         "nc2",
         "NC2",
         "deviation of class means from an ETF",
@@ -64,14 +66,14 @@ LAST_LAYER = (
             Series("nc2_max_angle", "to −1/(K−1)", style.THIRD, "-.", "mean distance of the cosines from −1/(K−1)"),
         ),
     ),
-    Panel(
+    MetricPanel(
         "nc3",
         r"NC3   $\Vert W^{\!\top}\!/\Vert W\Vert_F-\bar M/\Vert\bar M\Vert_F\Vert_F^2$",
         "classifier against class means",
         log=True,
         series=(Series("nc3"),),
     ),
-    Panel(
+    MetricPanel(
         "nc4",
         "NC4 mismatch",
         "share of decisions that differ",
@@ -85,14 +87,14 @@ LAST_LAYER = (
 BY_LAYER = "layer"
 
 
-def panel_of(run: Run, metric: str) -> Panel:
+def panel_of(run: Run, metric: str) -> MetricPanel:
     """Return the panel of a metric over depth or epochs, on a log axis where the values are positive and far apart."""
     known = next((panel for panel in PROGRESSIVE if panel.key == metric), None)
     if known is not None:
         return known
     values = [v for depth in range(len(run.measured_layers)) for v in run.over_epochs(metric, depth) if v is not None]
     log = bool(values) and min(values) > 0 and max(values) >= 2 * min(values)
-    return Panel(metric, metric, textwrap.fill(run.glossary.metrics.get(metric, ""), 42), log)
+    return MetricPanel(metric, metric, textwrap.fill(run.glossary.metrics.get(metric, ""), 42), log)
 
 
 def require_position(run: Run, position: str) -> None:
@@ -106,17 +108,17 @@ def require_position(run: Run, position: str) -> None:
         raise ReportError(f"{run.path / 'depth.json'}: needed a position of {known}, got {position!r}. Choose one of these.")
 
 
-def shown_over_epochs(run: Run, panel: Panel) -> list[float | None]:
+def shown_over_epochs(run: Run, panel: MetricPanel) -> list[float | None]:
     """List what ``draw_over_epochs`` shows of every layer, for axes that several runs share."""
     return [value for depth in range(len(run.measured_layers)) for value in run.over_epochs(panel.key, depth)]
 
 
-def shown_over_depth(run: Run, panel: Panel) -> list[float | None]:
+def shown_over_depth(run: Run, panel: MetricPanel) -> list[float | None]:
     """List what ``draw_over_depth`` shows, for axes that several runs share."""
     return [*run.over_depth(panel.key), *(value for _, values, *_ in _curves(run, panel) for value in values)]
 
 
-def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float | None] = ()) -> None:
+def draw_over_epochs(axes: Axes, run: Run, panel: MetricPanel, shared: Sequence[float | None] = ()) -> None:
     """Draw a metric over the epochs: of every layer, or the panel's own series of the last layer."""
     colors = style.depth_colors(len(run.measured_layers))
     if panel.series:
@@ -140,7 +142,7 @@ def draw_over_epochs(axes: Axes, run: Run, panel: Panel, shared: Sequence[float 
         _label_ends(axes, [item for item in ends if not panel.log or item[0] > 0])
 
 
-def draw_over_depth(axes: Axes, run: Run, panel: Panel, position: str, shared: Sequence[float | None] = ()) -> None:
+def draw_over_depth(axes: Axes, run: Run, panel: MetricPanel, position: str, shared: Sequence[float | None] = ()) -> None:
     """Draw a metric over depth at the last epoch: the layers, the straight line between the ends, and the baseline."""
     require_position(run, position)
     curves = _curves(run, panel)
@@ -182,7 +184,7 @@ def _draw_floors(
     axes: Axes,
     x: Sequence[float],
     floors: list[list[float | None]],
-    panel: Panel,
+    panel: MetricPanel,
     layers: Sequence[float] = (),
     colors: Sequence[str] = (style.SOFT,),
 ) -> None:
@@ -204,7 +206,7 @@ def _draw_floors(
             axes.plot(x, shown, ":", color=color, linewidth=1.2, zorder=1, scalex=False, scaley=False, label=NOISE)
 
 
-def _curves(run: Run, panel: Panel) -> list[tuple[Sequence[float], Numbers, str, str]]:
+def _curves(run: Run, panel: MetricPanel) -> list[tuple[Sequence[float], Numbers, str, str]]:
     """Return the baseline and the straight line at the last epoch, as times, values, color and dashes."""
     curves = [(run.last.baseline, style.BASELINE, "--"), (run.last.curve, style.LINE, "-")]
     return [
@@ -240,7 +242,7 @@ def _draw_layers(
             )
 
 
-def _fit(axes: Axes, panel: Panel, values: list[float | None], shared: Sequence[float | None]) -> bool:
+def _fit(axes: Axes, panel: MetricPanel, values: list[float | None], shared: Sequence[float | None]) -> bool:
     """Set the y axis; where nothing can be drawn say why instead, and return False."""
     drawable, others = ([v for v in _drawable(found, panel.log) if not math.isnan(v)] for found in (values, shared))
     if drawable:

@@ -75,10 +75,10 @@ def feature_of(output: Any, label: str) -> Tensor:
 
 def first_feature(output: Any) -> Tensor | None:
     """Return the first feature tensor in a module's output, None if there is none."""
-    return next((part for part in tensors_of(output) if part.ndim >= 2), None)
+    return next((part for part in dense_tensors(output) if part.ndim >= 2), None)
 
 
-def tensors_of(output: Any) -> list[Tensor]:
+def dense_tensors(output: Any) -> list[Tensor]:
     """Return the dense floating-point tensors in an output: those that lie deeper come later, those named "logits" first."""
     parts, level = [output], [output]
     for _ in range(_DEEPEST):

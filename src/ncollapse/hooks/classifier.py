@@ -11,7 +11,7 @@ from torch import nn
 
 from ncollapse.hooks.affine import Affine, affine_map, is_image, rounding_of
 from ncollapse.hooks.capture import INPUTS, Captured
-from ncollapse.hooks.logits import Answers, Classifier, Joined, Logits, Reading, is_single
+from ncollapse.hooks.logits import Answers, Classifier, Joined, Logits, LogitsReading, is_single
 from ncollapse.hooks.matrix_head import find_matrix_head, last_state
 from ncollapse.hooks.pooling import is_mean_of_pixels, pool_of
 from ncollapse.hooks.tap import INPUT, Read, Tap
@@ -71,7 +71,7 @@ class HeadSearch:
     # them. Both is proven before NC3 is reported; accuracy and NC4 need the returned logits alone.
 
     def __init__(self, trace: Trace, num_classes: int | None, tokens: bool, answers: Answers) -> None:
-        self.trace, self.reading = trace, Reading(num_classes, tokens, trace.mask, answers)
+        self.trace, self.reading = trace, LogitsReading(num_classes, tokens, trace.mask, answers)
         fitting = [i for i, part in enumerate(trace.returned) if self.reading.logits(part.values) is not None]
         fitting = [i for i in fitting if i not in trace.ranked]
         self.earlier = {i for i in fitting if self._leads_to_another(i, fitting)}

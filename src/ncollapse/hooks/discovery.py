@@ -15,7 +15,7 @@ from ncollapse.hooks.classifier import Head, find_head
 from ncollapse.hooks.label_rows import LabelRows, find_sample_axes
 from ncollapse.hooks.logits import Answers
 from ncollapse.hooks.masks import MaskRule, mask_rules
-from ncollapse.hooks.pooling import MeanFrom, ReadOut, padding_rule, read_out, silent_rule, unknown_padding
+from ncollapse.hooks.pooling import MeanFrom, TokenReading, padding_rule, read_out, silent_rule, unknown_padding
 from ncollapse.hooks.rows import (
     TokenRows,
     aside_words,
@@ -85,7 +85,7 @@ class Discovery:
         rule = padding_rule(rules, inputs, self.model, None if tokens else _usable(trace, Head()), trace, answers.to_inputs)
         trace = trace if rule is None else trace._replace(mask=rule.read(inputs, self.model))
         head = find_head(trace, self.classifier, self.hint, self.num_classes, tokens, answers)
-        read = ReadOut("flatten") if tokens or head.takes_labeled_tokens else self._read_out(trace, head)
+        read = TokenReading("flatten") if tokens or head.takes_labeled_tokens else self._read_out(trace, head)
         taps, found, left_out = self._chosen(trace, head, read, num_rows)
         placements, unplaced, proof = self._place(trace, inputs, taps, head, tokens, labeled, read, rule)
         if self.taps is not None and unplaced:
@@ -118,7 +118,9 @@ class Discovery:
             may_reorder=trace.may_reorder or not trace.is_followed,
         )
 
-    def _chosen(self, trace: Trace, head: Head, read: ReadOut, num_rows: int) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
+    def _chosen(
+        self, trace: Trace, head: Head, read: TokenReading, num_rows: int
+    ) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
         """Return the taps, how they were found, and what was left out with the reason."""
         others = dict.fromkeys(head.others, "another head")
         if self.taps is not None:
@@ -135,10 +137,10 @@ class Discovery:
         with random_state_kept():
             return trace_forward(self.model, self.modules, copy_of(inputs), follow, partly)
 
-    def _read_out(self, trace: Trace, head: Head) -> ReadOut:
+    def _read_out(self, trace: Trace, head: Head) -> TokenReading:
         """Return how the network turns tokens into one row per sample."""
         if head.input is not None and head.pool != "flatten" and head.input.tensor.ndim == 3:
-            return ReadOut(head.pool, head.input.tensor.shape[1])
+            return TokenReading(head.pool, head.input.tensor.shape[1])
         return read_out(self.model, _usable(trace, head), trace, head.name is not None)
 
     def _place(
@@ -149,7 +151,7 @@ class Discovery:
         head: Head,
         tokens: int | None,
         labeled: LabelRows | None,
-        read: ReadOut,
+        read: TokenReading,
         rule: MaskRule | None,
     ) -> tuple[dict[str, Placement], dict[str, str], str]:
         """Return where the labels' rows are in each layer, why that is unknown for others, and how it was proven."""
@@ -191,7 +193,7 @@ class Discovery:
         return found, refused, rows.words
 
     def _usual_places(
-        self, trace: Trace, taps: Sequence[Tap], inputs: Any, labeled: LabelRows | None, read: ReadOut
+        self, trace: Trace, taps: Sequence[Tap], inputs: Any, labeled: LabelRows | None, read: TokenReading
     ) -> tuple[dict[str, Placement], dict[str, str], str]:
         """Return which dimension of each layer counts samples, and where tokens or channels are; why not; what is assumed."""
         calls = {tap.label: trace.taken(tap) for tap in taps}
@@ -214,7 +216,7 @@ class Discovery:
             )
         return name
 
-    def _search(self, trace: Trace, head: Head, read: ReadOut) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
+    def _search(self, trace: Trace, head: Head, read: TokenReading) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
         """Return a tap for each natural stage, how they were found, and what was left out with the reason."""
         usable = _usable(trace, head)
         left_out: dict[str, str] = {}
@@ -270,7 +272,7 @@ def _feeding_label(taps: Sequence[Tap], trace: Trace, head: Head) -> str | None:
     return same[-1] if same else head.tap.label
 
 
-def _repeats(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None, read: ReadOut) -> tuple[str, Tap] | None:
+def _repeats(taps: Sequence[Tap], trace: Trace, head: Head, feeding: str | None, read: TokenReading) -> tuple[str, Tap] | None:
     """Return a layer with tokens as they are read here, and a tap of the same numbers that the network makes of them."""
     if read.tokens is None or read.rows is None:
         return None

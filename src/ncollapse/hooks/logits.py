@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ncollapse.hooks.affine import Affine, affine_map, before, fitted_map, noisy, rounding_of
 from ncollapse.hooks.batch_io import copy_of, run_network
-from ncollapse.hooks.capture import first_feature, names_logits, parts_of, tensors_of
+from ncollapse.hooks.capture import dense_tensors, first_feature, names_logits, parts_of
 from ncollapse.hooks.snapshot import random_state_kept
 from ncollapse.hooks.tap import Read, Tap
 
@@ -42,13 +42,13 @@ class Logits(NamedTuple):
 
 def returned_tensors(output: Any) -> list[Tensor]:
     """Return the tensors in a network's output that may be logits, those named "logits" first."""
-    return tensors_of(output)
+    return dense_tensors(output)
 
 
 def names_first(output: Any) -> bool:
     """Return whether the first of the tensors in a network's output is named "logits", or with "logits" in its name."""
     named = next((part for key, part in parts_of(output) if names_logits(key) and isinstance(part, Tensor)), None)
-    return named is not None and bool(tensors_of(named))
+    return named is not None and bool(dense_tensors(named))
 
 
 def class_logits(output: Tensor, num_classes: int | None, tokens: bool) -> Tensor | None:
@@ -130,7 +130,7 @@ class Changed(NamedTuple):
     made: str
 
 
-class Reading(NamedTuple):
+class LogitsReading(NamedTuple):
     """How a network's outputs are read: the number of classes, whether every token has a label, and the attention mask."""
 
     num_classes: int | None
@@ -200,7 +200,7 @@ class Classifier(NamedTuple):
     names: tuple[str, ...]
     module: nn.Module
     taken: Tensor
-    reading: Reading
+    reading: LogitsReading
 
     def affine(self) -> Affine | None:
         """Return the map from its input to its outputs as it is now."""

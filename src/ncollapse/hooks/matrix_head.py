@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ncollapse.hooks.affine import Affine, noisy, rounding_of
 from ncollapse.hooks.capture import INPUTS
-from ncollapse.hooks.logits import LARGE, Changed, Reading, drawn_states, is_single
+from ncollapse.hooks.logits import LARGE, Changed, LogitsReading, drawn_states, is_single
 from ncollapse.hooks.tap import Read
 from ncollapse.hooks.trace import ModuleCall, Trace
 
@@ -37,7 +37,7 @@ class MatrixHead(NamedTuple):
     name: str
     call: ModuleCall
     pool: Read
-    reading: Reading
+    reading: LogitsReading
 
     def changed(self, index: int) -> Changed | None:
         """Return the map to the network's logits with this matrix as it is now, None if there is none."""
@@ -80,7 +80,7 @@ class MatrixHead(NamedTuple):
                 yield from (*maps, Affine(2 * weight, -weight.square().sum(dim=1), up_to_shift=True))
 
 
-def find_matrix_head(model: nn.Module, trace: Trace, reading: Reading, index: int) -> tuple[MatrixHead, Changed] | None:
+def find_matrix_head(model: nn.Module, trace: Trace, reading: LogitsReading, index: int) -> tuple[MatrixHead, Changed] | None:
     """Find the matrix that gives the returned logits, and the module whose output it is multiplied with."""
     returned = trace.returned[index]
     logits = reading.logits(returned.values)
@@ -102,7 +102,7 @@ def find_matrix_head(model: nn.Module, trace: Trace, reading: Reading, index: in
     return None
 
 
-def last_state(presumed: ModuleCall | None, trace: Trace, reading: Reading, index: int) -> ModuleCall | None:
+def last_state(presumed: ModuleCall | None, trace: Trace, reading: LogitsReading, index: int) -> ModuleCall | None:
     """Return the last module whose rows alone give the returned logits, by a linear map of several modules.
 
     None if there is none, or if what the presumed classifier takes gives them alone, by any map, or what it returns, by a
@@ -141,7 +141,7 @@ def _gives(values: Tensor, answer: Callable[[Tensor], list[Tensor]], index: int,
     return all(bool(part.abs().amax() <= limit * same.abs().amax()) for part in off)
 
 
-def _answers(call: ModuleCall, reading: Reading, index: int) -> tuple[list[Tensor], Tensor] | None:
+def _answers(call: ModuleCall, reading: LogitsReading, index: int) -> tuple[list[Tensor], Tensor] | None:
     """Return the state of a module and random ones, and what the network returns for them."""
     assert call.output is not None
     states = [call.output.values, *drawn_states(call.output.values)]
@@ -173,7 +173,7 @@ def _apart(states: Sequence[ModuleCall]) -> list[ModuleCall]:
     return found
 
 
-def _reads(call: ModuleCall, reading: Reading) -> list[Read]:
+def _reads(call: ModuleCall, reading: LogitsReading) -> list[Read]:
     """Return the ways to read a module's output as one row per label."""
     dims = call.values.ndim
     if reading.tokens:

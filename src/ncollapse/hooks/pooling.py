@@ -49,7 +49,7 @@ class MeanFrom:
         return Tap("", "mean").read(tokens[:, self.first :], None)
 
 
-class ReadOut(NamedTuple):
+class TokenReading(NamedTuple):
     """How a network reads its tokens.
 
     Attributes:
@@ -72,15 +72,15 @@ class ReadOut(NamedTuple):
     is_known: bool = True
 
 
-def read_out(model: nn.Module, usable: Sequence[ModuleCall], trace: Trace, classified: bool) -> ReadOut:
+def read_out(model: nn.Module, usable: Sequence[ModuleCall], trace: Trace, classified: bool) -> TokenReading:
     """Return how a network reads its tokens."""
     calls = list(trace.calls.values())
     if not any(_takes_tokens(call) for call in calls):
-        return ReadOut("flatten")  # three dimensions, but no tokens: (N, C, L) of a convolution
+        return TokenReading("flatten")  # three dimensions, but no tokens: (N, C, L) of a convolution
     # Without a classifier, an encoder's pooling layer shows what its pre-training took, not what its users take.
     declared = None if classified else declared_pool(model)
     if declared is not None:
-        return ReadOut(declared[0], 0, f"tokens read at {declared[0]}, as {declared[1]} declares")
+        return TokenReading(declared[0], 0, f"tokens read at {declared[0]}, as {declared[1]} declares")
     for call, taker, rows in _tokens_and_rows(usable, trace):
         for is_turned in (False, True):
             tokens = call.values.transpose(1, 2) if is_turned else call.values
@@ -88,8 +88,8 @@ def read_out(model: nn.Module, usable: Sequence[ModuleCall], trace: Trace, class
             if pool is not None:
                 who = "the network returns" if taker is None else f"{taker.name} takes"
                 words = f"tokens read at {Tap('', pool).label.removeprefix(':')}, as {who} them"
-                return ReadOut(pool, tokens.shape[1], words, call, rows, taker, is_turned)
-    return ReadOut("mean", 0, "tokens averaged, since it is unknown how the network reads them", is_known=False)
+                return TokenReading(pool, tokens.shape[1], words, call, rows, taker, is_turned)
+    return TokenReading("mean", 0, "tokens averaged, since it is unknown how the network reads them", is_known=False)
 
 
 def _tokens_and_rows(usable: Sequence[ModuleCall], trace: Trace) -> Iterator[tuple[ModuleCall, ModuleCall | None, Captured]]:
@@ -127,7 +127,7 @@ def _read_rule(
     return None
 
 
-def silent_rule(rules: Sequence[MaskRule], inputs: Any, model: nn.Module, read: ReadOut) -> MaskRule | None:
+def silent_rule(rules: Sequence[MaskRule], inputs: Any, model: nn.Module, read: TokenReading) -> MaskRule | None:
     """Return the likely rule if the first samples have no padding, but the network reads its tokens so that it would count."""
     if read.tokens is None or read.pool not in {"mean", "last_token"}:
         return None
@@ -222,7 +222,7 @@ def _pool_in(settings: Mapping[str, Any]) -> Pool | None:
     return chosen[0] if len(others) == 1 and chosen else None
 
 
-def pool_at(call: ModuleCall, read: ReadOut) -> Read:
+def pool_at(call: ModuleCall, read: TokenReading) -> Read:
     """Return the pool for one layer of a network that reads its tokens so."""
     if call.features.ndim != 3:
         return "flatten"
@@ -231,7 +231,7 @@ def pool_at(call: ModuleCall, read: ReadOut) -> Read:
     return "mean" if read.pool != "flatten" and other else read.pool
 
 
-def unknown_padding(call: ModuleCall, tap: Tap, read: ReadOut, mask: Tensor | None, rule: MaskRule | None) -> str:
+def unknown_padding(call: ModuleCall, tap: Tap, read: TokenReading, mask: Tensor | None, rule: MaskRule | None) -> str:
     """Return why it is unknown which positions of a pooled layer are padding, "" if it is known."""
     # The mask of a layer with further positions in front is extended there, if the network itself reads such a layer so.
     length = call.features.shape[1] if call.output is not None and call.features.ndim == 3 else 0

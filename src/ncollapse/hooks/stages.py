@@ -10,7 +10,7 @@ from torch import nn
 
 from ncollapse.hooks.capture import Captured
 from ncollapse.hooks.classifier import Head
-from ncollapse.hooks.pooling import ReadOut, pool_at, pool_of
+from ncollapse.hooks.pooling import TokenReading, pool_at, pool_of
 from ncollapse.hooks.tap import Tap
 from ncollapse.hooks.trace import ModuleCall, Trace, input_call, is_inside, parent_of
 
@@ -254,7 +254,7 @@ def check_ran_once(taps: Sequence[Tap], trace: Trace) -> None:
             )
 
 
-def natural_taps(chosen: Sequence[ModuleCall], head: Head, read: ReadOut) -> tuple[Tap, ...]:
+def natural_taps(chosen: Sequence[ModuleCall], head: Head, read: TokenReading) -> tuple[Tap, ...]:
     """Return a tap for each natural stage, pooling tokens as the network does."""
     # The classifier's own input has been pooled by the network already, whatever its shape.
     direct = {call.name for call in chosen if (callable(head.pool) or head.pool == "flatten") and call.returned(head.input)}

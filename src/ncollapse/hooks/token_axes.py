@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ncollapse.hooks.batch_io import map_tensors
 from ncollapse.hooks.label_rows import LabelRows
 from ncollapse.hooks.masks import tensors_of_inputs
-from ncollapse.hooks.pooling import MeanFrom, ReadOut
+from ncollapse.hooks.pooling import MeanFrom, TokenReading
 from ncollapse.hooks.tap import INPUT, Placement, Tap
 from ncollapse.hooks.trace import (
     Look,
@@ -232,7 +232,7 @@ def unproven(trace: Trace, inputs: Any, look: Look, names: Collection[str]) -> l
 
 
 def turned(
-    trace: Trace, taps: Sequence[Tap], inputs: Any, look: Look, labeled: LabelRows | None, read: ReadOut
+    trace: Trace, taps: Sequence[Tap], inputs: Any, look: Look, labeled: LabelRows | None, read: TokenReading
 ) -> tuple[dict[str, Placement | str], str]:
     """Return layers of images (N, H, W, C) whose pixels have labels, and of tokens (N, D, T) that are averaged or chosen.
 

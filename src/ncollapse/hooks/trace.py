@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ncollapse.hooks.batch_io import run_network
-from ncollapse.hooks.capture import INPUTS, Captured, Dependence, is_whole, tensors_of
+from ncollapse.hooks.capture import INPUTS, Captured, Dependence, dense_tensors, is_whole
 from ncollapse.hooks.logits import names_first, returned_tensors
 from ncollapse.hooks.tap import INPUT, Tap
 
@@ -249,7 +249,7 @@ class _Recorder:
     def before(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             first = next(iter((*args, *kwargs.values())), None)
-            self.given.setdefault(name, {self.state(tensor) for tensor in tensors_of([*args, *kwargs.values()])})
+            self.given.setdefault(name, {self.state(tensor) for tensor in dense_tensors([*args, *kwargs.values()])})
             self.started.setdefault(name, (len(self.calls), self.copy(first) if is_whole(first) else None))
 
         return hook
@@ -260,7 +260,7 @@ class _Recorder:
                 self.calls[name].count += 1
                 return
             started_after, taken = self.started[name]
-            features = [tensor for tensor in tensors_of(output) if tensor.ndim >= 2]
+            features = [tensor for tensor in dense_tensors(output) if tensor.ndim >= 2]
             returned = self.copy(features[0]) if features else None
             if len(features) > 1 and not isinstance(module, nn.RNNBase):  # whose first one is what all know as its output
                 self.several[name] = features

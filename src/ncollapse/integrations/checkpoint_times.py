@@ -48,7 +48,10 @@ def find_checkpoints(checkpoints: str | Path | Iterable[str | Path]) -> list[Pat
     else:
         found = [Path(path) for path in glob(str(checkpoints), recursive=True)]
     if not found:
-        raise ValueError(f"checkpoints must name files or folders of weights, got {str(checkpoints)!r}, where there are none.")
+        raise ValueError(
+            f"checkpoints must name files or folders of weights, got {str(checkpoints)!r}, where there are none. Check the "
+            "path."
+        )
     return found
 
 

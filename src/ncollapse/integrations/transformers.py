@@ -67,7 +67,7 @@ class NeuralCollapseCallback(RecordingCallback, TrainerCallback):
         **options: Any,
     ) -> None:
         if unit not in get_args(Unit):
-            raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r}.")
+            raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r}. Pick one of these.")
         if unit == "evaluation" and every == "log":
             raise ValueError("every='log' needs unit='epoch' or 'step', whose number is known, got 'evaluation'. Pass every=n.")
         given = {"num_classes": num_classes, **options}

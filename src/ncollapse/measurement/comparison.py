@@ -88,7 +88,7 @@ class Comparison:
         from ncollapse.drawing import plot_lines, plot_over_epochs
 
         if kind not in get_args(ComparisonKind):
-            raise ValueError(f"kind must be one of {', '.join(get_args(ComparisonKind))}, got {kind!r}.")
+            raise ValueError(f"kind must be one of {', '.join(get_args(ComparisonKind))}, got {kind!r}. Pick one of these.")
         if kind == "epochs":
             figure = plot_over_epochs(self._run(), metrics=metrics, ax=ax)
             return figure, axes_of(figure, ax)
@@ -162,7 +162,7 @@ def compare(first: Measurement, second: Measurement, *more: Measurement, names: 
     measured = (first, second, *more)
     named = list(range(1, len(measured) + 1)) if names is None else list(names)
     if len(named) != len(measured) or len(set(named)) != len(named):
-        raise ValueError(f"names must be {len(measured)} distinct names, one per measurement, got {named}.")
+        raise ValueError(f"names must be {len(measured)} distinct names, one per measurement, got {named}. Give each its own.")
     if len({m.classes for m in measured}) > 1:
         counts = ", ".join(str(m.num_classes) for m in measured)
         raise ValueError(

@@ -193,7 +193,9 @@ class Measurement(MeasuredLayers):
             figure = plot_over_depth(run_of({0: self}), metrics=metrics, ax=ax)
         else:
             several = " compare(a, b, names=[1, 10]).plot('epochs') draws several measurements." if kind == "epochs" else ""
-            raise ValueError(f"kind must be one of {', '.join(get_args(PlotKind))}, got {kind!r}.{several}")
+            raise ValueError(
+                f"kind must be one of {', '.join(get_args(PlotKind))}, got {kind!r}.{several or ' Pick one of these.'}"
+            )
         return figure, figure.axes[0] if kind == "class_distances" and ax is None else axes_of(figure, ax)
 
     @property

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncollapse.metrics.population import NOISE_ONLY, RESOLVED, Estimate, Population, jackknife_by_class, without_overlap
+from ncollapse.metrics.population import (
+    NOISE_ONLY,
+    RESOLVED,
+    Population,
+    PopulationEstimate,
+    jackknife_by_class,
+    without_overlap,
+)
 from ncollapse.statistics.parts import PARTS
 
 # The prior of squared distances is at least and at most this wide, as variance over squared mean.
@@ -18,7 +25,7 @@ _PAIRS = 2**14
 _STEPS, _CLOSE = 30, 1e-3
 
 
-def cdnv(p: Population) -> Estimate:
+def cdnv(p: Population) -> PopulationEstimate:
     r"""Return an estimate of CDNV, with the expected inverse of each squared distance of class means given its estimate.
 
     The inverse of a noisy distance is biased without bound. So the distances are taken as draws of a Gamma distribution whose
@@ -41,11 +48,11 @@ def cdnv(p: Population) -> Estimate:
     estimate = p.estimate(statistic)
     # A distance that is not told apart from 0 may be arbitrarily small, and then its inverse is most of the mean.
     if bool((_distances(p.gram)[k, j] < RESOLVED * noise.sqrt()).any()):
-        return Estimate(estimate.value, None, ("unresolved",))
+        return PopulationEstimate(estimate.value, None, ("unresolved",))
     return estimate
 
 
-def cdnv_low(p: Population) -> Estimate:
+def cdnv_low(p: Population) -> PopulationEstimate:
     r"""Return the lower end of an interval for CDNV, which holds for any class means.
 
     A tangent lies below the convex 1/D, :math:`1/D \ge 2a - a^2 D`, and its right side is linear in D. So its estimate
@@ -72,10 +79,10 @@ def cdnv_low(p: Population) -> Estimate:
     value, changes = p.evaluate(bound)
     spread = jackknife_by_class(changes)
     low = value * torch.exp(-_quantile(spread) * spread.sum().sqrt() / value) if value > 0 else torch.zeros_like(value)
-    return Estimate(low, None)
+    return PopulationEstimate(low, None)
 
 
-def cdnv_high(p: Population) -> Estimate:
+def cdnv_high(p: Population) -> PopulationEstimate:
     """Return the upper end of an interval for CDNV: its largest value over distances and variances within their errors.
 
     It is ∞ if some distance may be 0: no interval that is always finite covers the inverse of a distance that may be.
@@ -90,12 +97,12 @@ def cdnv_high(p: Population) -> Estimate:
         for _ in range(_STEPS):
             point = region.farthest(*slopes)
             if bool((point[0] <= 0).any()):
-                return Estimate(torch.full_like(value, math.inf), None, ("unbounded",))
+                return PopulationEstimate(torch.full_like(value, math.inf), None, ("unbounded",))
             before, value = value, torch.maximum(value, region.ratio(*point))
             if value <= (1 + _CLOSE) * before:
                 break
             slopes = region.slopes(*point)
-    return Estimate(value, None)
+    return PopulationEstimate(value, None)
 
 
 class _Region:

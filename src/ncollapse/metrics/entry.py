@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ncollapse.metrics.layer_statistics import LayerStatistics, Need
 from ncollapse.metrics.noise import LARGEST_SHARE
-from ncollapse.metrics.population import Estimate
+from ncollapse.metrics.population import PopulationEstimate
 
 FLAGS: dict[str, str] = {
     "empty_class": "a class has no samples, so nothing over all classes is defined",
@@ -88,7 +88,7 @@ class Metric:
 
     id: str
     title: str
-    compute: Callable[[LayerStatistics], Tensor | Estimate]
+    compute: Callable[[LayerStatistics], Tensor | PopulationEstimate]
     needs: frozenset[Need]
     at_collapse: float | None
     bounds: tuple[float, float]
@@ -129,7 +129,7 @@ class Metric:
         if all(reasons):
             return [MetricValue(self.id, math.nan, None, tuple(sorted(found))) for found in reasons]
         found = self.compute(statistics)
-        estimate = found if isinstance(found, Estimate) else Estimate(found, None)
+        estimate = found if isinstance(found, PopulationEstimate) else PopulationEstimate(found, None)
         values = _numbers(estimate.value, len(conditions))
         errors = None if estimate.standard_error is None else float(estimate.standard_error)
         # The noise of a value that is nan may not be computable.

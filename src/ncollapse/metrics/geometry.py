@@ -91,7 +91,7 @@ def gram_distance(left: Tensor, right: Tensor, *, target: Target = "etf") -> Ten
         ValueError: If the target is unknown.
     """
     if target not in ("etf", "orthogonal_frame"):
-        raise ValueError(f"target must be 'etf' or 'orthogonal_frame', got {target!r}.")
+        raise ValueError(f"target must be 'etf' or 'orthogonal_frame', got {target!r}. Pass one of the two.")
     # Products of products leave the range of float64 for features beyond 1e77.
     same = left is right
     left = unit_scale(left)

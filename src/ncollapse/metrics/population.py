@@ -22,7 +22,7 @@ RESOLVED = 4.0
 Statistic = Callable[[Tensor, Tensor], Tensor]
 
 
-class Estimate(NamedTuple):
+class PopulationEstimate(NamedTuple):
     """An estimate of a population's value.
 
     Attributes:
@@ -36,8 +36,8 @@ class Estimate(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
-FEW_SAMPLES = Estimate(torch.tensor(math.nan), None, ("few_samples",))
-NOISE_ONLY = Estimate(torch.tensor(math.nan), None, ("noise_only",))
+FEW_SAMPLES = PopulationEstimate(torch.tensor(math.nan), None, ("few_samples",))
+NOISE_ONLY = PopulationEstimate(torch.tensor(math.nan), None, ("noise_only",))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,14 +141,14 @@ class Population:
         (slope,) = torch.autograd.grad(value, parts)
         return value.detach(), ((self.means + self.shifts - self.part_means) * slope).sum(dim=2)
 
-    def estimate(self, statistic: Statistic, extra: Tensor | float = 0.0) -> Estimate:
+    def estimate(self, statistic: Statistic, extra: Tensor | float = 0.0) -> PopulationEstimate:
         """Return a function of the Gram matrix and the variances with its standard error by the jackknife.
 
         One part of one class is left out at a time, since all samples are independent; ``extra`` are changes of shape (4, K)
         that come on top of those of ``evaluate``.
         """
         value, changes = self.evaluate(statistic)
-        return Estimate(value, jackknife(changes + extra))
+        return PopulationEstimate(value, jackknife(changes + extra))
 
     def evaluate(self, statistic: Statistic) -> tuple[Tensor, Tensor]:
         """Return a function of the Gram matrix and the variances, and its changes if a part is left out, shape (4, K).

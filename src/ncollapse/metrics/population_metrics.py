@@ -11,8 +11,8 @@ from ncollapse.metrics.population import (
     FEW_SAMPLES,
     NOISE_ONLY,
     RESOLVED,
-    Estimate,
     Population,
+    PopulationEstimate,
     jackknife,
     jackknife_by_class,
     without_overlap,
@@ -21,14 +21,14 @@ from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.decisions import ClassDecisions
 
 
-def within_between(p: Population) -> Estimate:
+def within_between(p: Population) -> PopulationEstimate:
     """Estimate PFC1, the ratio of unbiased traces."""
     if not p.between(p.gram) > 0:
         return NOISE_ONLY
     return p.estimate(lambda gram, variances: p.within(variances) / p.between(gram))
 
 
-def etf_distance(p: Population) -> Estimate:
+def etf_distance(p: Population) -> PopulationEstimate:
     r"""Estimate PFC2, :math:`\sqrt{2(1 - \mathrm{tr} G / \sqrt{(K-1) \lVert G \rVert_F^2})}` of unbiased trace and norm."""
     if not p.has_parts:
         return FEW_SAMPLES
@@ -40,7 +40,7 @@ def etf_distance(p: Population) -> Estimate:
     return _root(p.estimate(lambda gram, _: 2 - share * (p.centering * gram).sum() / norm.sqrt(), extra))
 
 
-def participation_ratio(p: Population) -> Estimate:
+def participation_ratio(p: Population) -> PopulationEstimate:
     r"""Estimate the participation ratio of Σ_B, :math:`(\mathrm{tr} \Sigma_B)^2 / \lVert \Sigma_B \rVert_F^2`."""
     if not p.has_parts:
         return FEW_SAMPLES
@@ -50,7 +50,7 @@ def participation_ratio(p: Population) -> Estimate:
     return p.estimate(lambda gram, _: p.between(gram) ** 2 / norm, -((trace / norm) ** 2) * changes)
 
 
-def equinorm(p: Population) -> Estimate:
+def equinorm(p: Population) -> PopulationEstimate:
     """Estimate the variation of the norms of centered class means, without the part that noise adds to it."""
     K, ddof, squares = p.num_classes, p.parts.ddof, _centered(p, p.gram).diagonal()
     if not squares.amin() > 0:
@@ -64,11 +64,11 @@ def equinorm(p: Population) -> Estimate:
     return _root(p.estimate(squared))
 
 
-def equiangularity(p: Population) -> Estimate:
+def equiangularity(p: Population) -> PopulationEstimate:
     """Estimate the spread of the cosines between centered class means, without the part that noise adds to it."""
     K, squares = p.num_classes, _centered(p, p.gram).diagonal()
     if K == 2 or not squares.amin() > 0:
-        return NOISE_ONLY if K > 2 else Estimate(squares.new_zeros(()), squares.new_zeros(()))
+        return NOISE_ONLY if K > 2 else PopulationEstimate(squares.new_zeros(()), squares.new_zeros(()))
     pairs = ~torch.eye(K, dtype=torch.bool)
     # To first order in the noise of each class: the center moves by 1/K of it, which is left out.
     norms = squares.sqrt()
@@ -85,11 +85,11 @@ def equiangularity(p: Population) -> Estimate:
     return _root(p.estimate(squared))
 
 
-def between_inverse_trace(p: Population, centers: ClassCenters, decisions: ClassDecisions) -> Estimate:
+def between_inverse_trace(p: Population, centers: ClassCenters, decisions: ClassDecisions) -> PopulationEstimate:
     """Estimate NC1 over the directions of Σ_B that are told apart from noise, without the error of Σ_W."""
     values, vectors, kept = _resolved(p)
     if not bool(kept.any()):
-        return Estimate(values.new_tensor(math.nan), None, ("unresolved",))
+        return PopulationEstimate(values.new_tensor(math.nan), None, ("unresolved",))
     along = (p.weighting @ centers.coordinates).T @ vectors[:, kept]
     name = p.parts.within
     unbiased = (p.within(p.variances) / centers.moments.within_trace(name)).nan_to_num(nan=1.0)
@@ -98,12 +98,12 @@ def between_inverse_trace(p: Population, centers: ClassCenters, decisions: Class
     slope = -(sides * (variances / values[kept].square())) @ sides.T / divisor
     value = (variances / values[kept]).sum() / divisor
     missing = int(kept.sum()) < min(p.num_classes - 1, centers.moments.dim)
-    return Estimate(value, jackknife(p.changes(slope)), ("unresolved",) if missing else ())
+    return PopulationEstimate(value, jackknife(p.changes(slope)), ("unresolved",) if missing else ())
 
 
-def resolved_rank(p: Population) -> Estimate:
+def resolved_rank(p: Population) -> PopulationEstimate:
     """Count the eigenvalues of Σ_B that are more than four standard errors above zero."""
-    return Estimate(_resolved(p)[2].sum().double(), None)
+    return PopulationEstimate(_resolved(p)[2].sum().double(), None)
 
 
 def _resolved(p: Population) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,10 +131,10 @@ def _square_changes(p: Population) -> Tensor:
     return 2 * p.inner_shifts.diagonal(dim1=1, dim2=2) + p.square_shifts
 
 
-def _root(squared: Estimate) -> Estimate:
+def _root(squared: PopulationEstimate) -> PopulationEstimate:
     """Take the root of an estimated square, at least 0."""
     value, error = squared.value.clamp(min=0).sqrt(), squared.standard_error
     assert error is not None
     # Near 0 the root is steep. Two errors below the value are the root of the square less two of its errors, or 0.
     lower = (squared.value - 2 * error).clamp(min=0).sqrt()
-    return Estimate(value, torch.maximum(value - lower, error.sqrt() * (lower == 0)) / 1.9)
+    return PopulationEstimate(value, torch.maximum(value - lower, error.sqrt() * (lower == 0)) / 1.9)

@@ -84,12 +84,12 @@ def pair_energy(rows: Tensor, *, kernel: Kernel = "log", exponent: float | None 
         ValueError: If the kernel is unknown, the exponent is 0, or the tile is not positive.
     """
     if kernel not in get_args(Kernel):
-        raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}.")
+        raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}. Pick one of these.")
     power = float(rows.shape[1] - 2 or 1) if exponent is None else float(exponent)
     if power == 0:
         raise ValueError("exponent must not be 0, got 0. Pass a positive s, or kernel='log' for the limit s → 0.")
     if tile < 1:
-        raise ValueError(f"tile must be at least 1, got {tile}.")
+        raise ValueError(f"tile must be at least 1, got {tile}. Pass a positive number of rows.")
     sums = EnergySums(rows, kernel, power)
     add_pairs(rows, [sums], tile)
     return sums.result()
@@ -196,4 +196,4 @@ def _variation(values: Tensor, statistic: Variation) -> Tensor:
 
 def _check_statistic(statistic: str) -> None:
     if statistic not in get_args(Variation):
-        raise ValueError(f"statistic must be one of {', '.join(get_args(Variation))}, got {statistic!r}.")
+        raise ValueError(f"statistic must be one of {', '.join(get_args(Variation))}, got {statistic!r}. Pick one of these.")

@@ -26,7 +26,7 @@ from ncollapse.probe.class_choice import ClassChoice, default_classes
 from ncollapse.probe.first_pass import collect
 from ncollapse.probe.group_checks import check_same_network, classifier_of, first_buffers, shared_plan
 from ncollapse.probe.layer_batch import LayerBatch, NetworkBatch, named_layers, row_parts
-from ncollapse.probe.loader_batches import Reading, network_batches
+from ncollapse.probe.loader_batches import BatchReading, network_batches
 from ncollapse.probe.progress import Progress, reported
 from ncollapse.probe.request import ClassifierChoice, Request, classifier_on
 from ncollapse.statistics.centers import LinearClassifier
@@ -155,7 +155,9 @@ def measure(
             group=group,
             where="",
         )
-    return measure_network(request, model, batches, Reading(unpack, call, ignore_index, rows), progress=progress, check=check)
+    return measure_network(
+        request, model, batches, BatchReading(unpack, call, ignore_index, rows), progress=progress, check=check
+    )
 
 
 @on_the_cpu
@@ -163,7 +165,7 @@ def measure_network(
     request: Request,
     model: nn.Module,
     batches: Iterable[Any],
-    reading: Reading | None = None,
+    reading: BatchReading | None = None,
     *,
     progress: Progress | bool | None = None,
     check: bool = False,
@@ -186,7 +188,7 @@ def measure_network(
     with reported(progress) as report, first_buffers(model, processes), taps:
 
         def source() -> Iterator[NetworkBatch]:
-            return network_batches(taps, batches, reading or Reading(), device, report)
+            return network_batches(taps, batches, reading or BatchReading(), device, report)
 
         repeatable = not isinstance(batches, Iterator)
         totals = collect(source, request, budget, classifiers, repeatable=repeatable, processes=processes)

@@ -110,7 +110,7 @@ def watch(
         ('1',)
     """
     if mode not in get_args(Mode):
-        raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}.")
+        raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}. Pass one of the two.")
     request = Request(
         num_classes=num_classes,
         layers=layers,

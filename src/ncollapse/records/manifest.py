@@ -187,7 +187,7 @@ def damaged_files(found: Mapping[str, State]) -> list[str]:
     return damaged
 
 
-def look(folder: Path) -> tuple[Manifest | None, dict[str, State]]:
+def compared_files(folder: Path) -> tuple[Manifest | None, dict[str, State]]:
     """Read the manifest of a folder and compare every file; where a run is just being saved, until nothing moves."""
     before = None
     for _ in range(_ATTEMPTS):

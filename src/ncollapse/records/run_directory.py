@@ -23,9 +23,9 @@ from ncollapse.records.manifest import (
     CheckedFiles,
     Manifest,
     advice,
+    compared_files,
     damaged_files,
     is_cut_off,
-    look,
     read_manifest,
 )
 from ncollapse.records.rows import EpochRecord, Row
@@ -88,7 +88,7 @@ class RunDirectory:
 
     def is_cut_off(self) -> bool:
         """Whether a run was killed here in its first save, so that nothing of it counts."""
-        return is_cut_off(*look(self.path))
+        return is_cut_off(*compared_files(self.path))
 
     def fingerprint(self) -> str | None:
         """Return the fingerprint of the recipe that the files were written for, where it is known."""
@@ -146,7 +146,7 @@ class RunDirectory:
         # Told if it is missing.
         manifest = CheckedFiles(self.path).manifest
         if manifest is not None:
-            manifest, found = look(self.path)
+            manifest, found = compared_files(self.path)
             if is_cut_off(manifest, found):
                 return False
             for name in damaged_files(found):

@@ -17,9 +17,9 @@ from ncollapse.records.manifest import (
     Manifest,
     Mark,
     advice,
+    compared_files,
     damaged_files,
     is_cut_off,
-    look,
     mark_of_file,
     sealed,
 )
@@ -65,7 +65,7 @@ def plan_recovery(folder: Path) -> Recovery | None:
     """Return how a run is brought back; None if it is whole, was cut off in its first save, or is of an older version."""
     try:
         CheckedFiles(folder)
-        manifest, found = look(folder)
+        manifest, found = compared_files(folder)
     except DamagedRunError:
         return _back(folder, (file_names.MANIFEST,), generations(folder))
     if manifest is None:
@@ -222,7 +222,7 @@ def _files(folder: Path, plan: Recovery | None) -> tuple[str, tuple[FileReport, 
     damaged = () if plan is None else plan.damaged
     try:
         CheckedFiles(folder)
-        manifest, found = look(folder)
+        manifest, found = compared_files(folder)
     except DamagedRunError:
         return "damaged", (FileReport(file_names.MANIFEST, "damaged", _MEANING[file_names.MANIFEST]),)
     if manifest is None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ncollapse.drawing.findings import Finding, findings
 from ncollapse.drawing.panels import (
     PROGRESSIVE,
-    Panel,
+    MetricPanel,
     draw_over_depth,
     draw_over_epochs,
     require_position,
@@ -151,7 +151,7 @@ def _origin(run: Run) -> str:
 
 
 def _rows(
-    columns: Sequence[_Column], over: str, shown: Callable[[Run, Panel], list[float | None]], draw: _Draw
+    columns: Sequence[_Column], over: str, shown: Callable[[Run, MetricPanel], list[float | None]], draw: _Draw
 ) -> list[tuple[str, str, list[str]]]:
     """Name and meaning of each panel, and its drawing for every run, with room for what is shown of all of them."""
     drawable = [column for column in columns if over == "epochs" or column.run.has_depth]
@@ -174,7 +174,7 @@ def _lack(run: Run, over: str) -> str:
     return "" if run.has_depth else "paths not followed"
 
 
-def _drawing(column: _Column, panel: Panel, name: str, draw: _Draw, shared: Sequence[float | None]) -> PanelDrawing:
+def _drawing(column: _Column, panel: MetricPanel, name: str, draw: _Draw, shared: Sequence[float | None]) -> PanelDrawing:
     run, over = column.run, f"{column.run.unit}s" if name.endswith("epochs") else "depth"
     return PanelDrawing(
         partial(draw, run=run, panel=panel, shared=shared),

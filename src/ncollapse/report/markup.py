@@ -36,7 +36,7 @@ _VARIABLES = {
 
 
 @cache
-def environment() -> Environment:
+def jinja_environment() -> Environment:
     """Keep the templates, which take longer to compile than to fill."""
     # jinja2 escapes whatever a run directory says; templates mark as safe only our own files, drawings and escaped JSON.
     made = Environment(
@@ -53,7 +53,7 @@ def write_html(
     """Fill a template that extends ``frame.html`` and write it, whole or not at all, into a folder made if need be."""
     code, style = (_package_text(script) if script else "") + more_script, _package_text("page.css") + more_style
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    page = environment().get_template(template).render(css=style, script=code, script_hash=digest, **context)
+    page = jinja_environment().get_template(template).render(css=style, script=code, script_hash=digest, **context)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page)
     return out

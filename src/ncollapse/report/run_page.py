@@ -11,7 +11,7 @@ from ncollapse.drawing.findings import Finding, findings, part_followed
 from ncollapse.drawing.heat_map import heat_map_svg
 from ncollapse.drawing.kgon import Kgon
 from ncollapse.drawing.kgon_html import kgon_markup, script_text, style_text, to_script_json
-from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, Panel, draw_over_depth, draw_over_epochs, require_position
+from ncollapse.drawing.panels import LAST_LAYER, PROGRESSIVE, MetricPanel, draw_over_depth, draw_over_epochs, require_position
 from ncollapse.drawing.sample_paths import sample_paths_svg
 from ncollapse.drawing.sentences import describe_by_topic, summarize
 from ncollapse.drawing.theory_sentences import say_errors
@@ -126,7 +126,7 @@ def _ledger(run: Run, out: Path) -> dict[str, Any]:
     return {"claims": claims, "ledger_href": "" if file is None else link(file.with_suffix(".html"), out)}
 
 
-def _panels(run: Run, panels: Sequence[Panel], kind: str, position: str | None = None) -> list[tuple[str, str]]:
+def _panels(run: Run, panels: Sequence[MetricPanel], kind: str, position: str | None = None) -> list[tuple[str, str]]:
     """Return the panels of one row, each with its key, for its heading in the template, and its drawing."""
     over = f"{run.unit}s" if position is None else "depth"
     drawings = [

@@ -58,7 +58,9 @@ class BatchNormNet(DataProblem):
         check_positive(lambda_w=self.lambda_w)
         self._check_data()
         if self.num_units < self.num_classes:
-            raise ValueError(f"The closed form needs width >= {self.num_classes}, one unit per class, got {self.width}.")
+            raise ValueError(
+                f"The closed form needs width >= {self.num_classes}, one unit per class, got {self.width}. Raise width."
+            )
         rank = int(torch.linalg.matrix_rank(self.inputs))
         if rank < len(self.inputs):
             raise ValueError(

@@ -83,7 +83,7 @@ class DeepUFM(CountsProblem, ReLUProblem):
     def __post_init__(self) -> None:
         check_counts(self.counts)
         if not self.lambdas_w:
-            raise ValueError("lambdas_w must hold the decay of one or more layers, got none.")
+            raise ValueError("lambdas_w must hold the decay of one or more layers, got none. Pass one number per layer.")
         for decay in self.lambdas_w:
             check_positive(lambdas_w=decay)
         check_positive(lambda_h=self.lambda_h)

@@ -55,7 +55,9 @@ class FixedETF(CountsProblem):
         check_positive(energy_w=self.energy_w, energy_h=self.energy_h)
         check_choice("loss", self.loss, Literal["dot_regression", "cross_entropy"])
         if self.dim < len(self.counts) - 1:
-            raise ValueError(f"A frame of {len(self.counts)} classes needs dim >= {len(self.counts) - 1}, got {self.dim}.")
+            raise ValueError(
+                f"A frame of {len(self.counts)} classes needs dim >= {len(self.counts) - 1}, got {self.dim}. Raise dim."
+            )
 
     solvers = (LBFGS, GradientDescent)
 

@@ -66,7 +66,7 @@ class GUFM(CountsProblem):
         check_balanced(self.counts, "GUFM")
         check_positive(lambda_w=self.lambda_w)
         if self.dim < 2:
-            raise ValueError(f"dim must be at least 2, got {self.dim}: centering leaves dim - 1 dimensions.")
+            raise ValueError(f"dim must be at least 2, got {self.dim}: centering leaves dim - 1 dimensions. Raise dim.")
 
     solvers = (LBFGS, GradientDescent)
 
@@ -161,7 +161,9 @@ class GUFM(CountsProblem):
         """Return the global minimum where it is ``exact``: the optimal frame, orthogonal to the all-ones vector."""
         if not self.exact:
             rank = self._most_spanned
-            raise ValueError(f"The optimum is a frame of rank {rank}, which needs dim >= {rank + 1}, got {self.dim}.")
+            raise ValueError(
+                f"The optimum is a frame of rank {rank}, which needs dim >= {rank + 1}, got {self.dim}. Raise dim."
+            )
         means = self.frame @ helmert_basis(self.dim)[: self._spanned]
         point = {"weight": self.scale * means, "raw": means[self.labels]}
         if self.bias == "free":
@@ -196,7 +198,10 @@ class GUFM(CountsProblem):
         fitting = (self.num_classes, features.shape[1])
         if weight.shape != fitting:
             found, of = tuple(weight.shape), tuple(features.shape)
-            raise ValueError(f"distance needs a weight of shape {fitting} for features of shape {of}, got {found}.")
+            raise ValueError(
+                f"distance needs a weight of shape {fitting} for features of shape {of}, got {found}. Pass both of one "
+                "solution."
+            )
         check_finite("distance", features)
         if labels is None and len(features) != len(self.labels):
             lengths = f"{len(self.labels)} labels of the model and {len(features)} features"
@@ -275,7 +280,7 @@ def great_circle_blocks(start: Tensor, end: Tensor, num_blocks: int) -> list[Ten
             "great_circle_blocks needs two vectors of norm one and mean zero that are not opposite. Use layer_norm."
         )
     if num_blocks < 1:
-        raise ValueError(f"num_blocks must be at least 1, got {num_blocks}.")
+        raise ValueError(f"num_blocks must be at least 1, got {num_blocks}. Pass the number of blocks of the network.")
     angle = math.acos(min(1.0, float(vectors[0] @ vectors[1])))
     side = torch.nn.functional.normalize(vectors[1] - math.cos(angle) * vectors[0], dim=0)
     blocks = []

@@ -58,7 +58,10 @@ def minority_collapse_ratio(
     if num_minority < 2:
         raise ValueError(f"Minority collapse needs num_minority >= 2, got {num_minority}. One class has nothing to merge with.")
     if (minority_count is None) == (num_samples is None):
-        raise ValueError("minority_collapse_ratio needs either minority_count or num_samples, the one that stays fixed.")
+        raise ValueError(
+            "minority_collapse_ratio needs either minority_count or num_samples, got "
+            f"{'none' if num_samples is None else 'both'}. Pass the one that stays fixed."
+        )
     if minority_count is not None:
         check_positive(minority_count=minority_count)
         reach = 1 / math.sqrt(minority_count * lambda_w * lambda_h)
@@ -118,7 +121,9 @@ def minority_threshold(
         7.618
     """
     if num_majority > num_classes - 2:
-        raise ValueError(f"A threshold needs two or more minority classes, got {num_classes - num_majority}.")
+        raise ValueError(
+            f"A threshold needs two or more minority classes, got {num_classes - num_majority}. Lower num_majority."
+        )
 
     def excess(log_ratio: float) -> float:
         model = LayerPeeled.imbalanced(num_classes, num_majority, math.exp(log_ratio), energy_w=energy_w, energy_h=energy_h)

@@ -15,7 +15,7 @@ from ncollapse.surrogates.solving.arguments import check_positive
 from ncollapse.surrogates.solving.grouped import GroupedProgram
 from ncollapse.surrogates.solving.losses import loss_value
 from ncollapse.surrogates.solving.nuclear import NuclearProblem, NuclearProgram, Proximal, split_product
-from ncollapse.surrogates.solving.problem import Problem, Solver, SolverResult
+from ncollapse.surrogates.solving.problem import ClassMeansProblem, Problem, Solver, SolverResult
 from ncollapse.surrogates.solving.solution import Certificate, Inequality, Solution, Variables
 
 # Newton's method takes about 4 G⁶ numbers for G groups of equally frequent classes: 4 million.
@@ -23,7 +23,7 @@ _MOST_GROUPS = 10
 
 
 @dataclass(frozen=True)
-class LayerPeeled(NuclearProblem):
+class LayerPeeled(ClassMeansProblem, NuclearProblem):
     r"""Layer-peeled model.
 
     .. math:: \min \sum_k p_k\, \mathrm{CE}(W h_k, k) \quad \text{with} \quad \frac{1}{K} \sum_k \lVert w_k \rVert^2 \le E_W,
@@ -57,7 +57,10 @@ class LayerPeeled(NuclearProblem):
     def __post_init__(self) -> None:
         check_positive(energy_w=self.energy_w, energy_h=self.energy_h)
         if len(self.counts) < 2 or not all(math.isfinite(count) and count > 0 for count in self.counts):
-            raise ValueError(f"counts must be positive, one for each of two or more classes, got {self.counts}.")
+            raise ValueError(
+                f"counts must be positive, one for each of two or more classes, got {self.counts}. Leave out classes without "
+                "samples."
+            )
         if self.dim is not None:
             check_positive(dim=self.dim)
 
@@ -80,28 +83,21 @@ class LayerPeeled(NuclearProblem):
             ValueError: If a number is out of range.
         """
         if not 1 <= num_majority < num_classes:
-            raise ValueError(f"num_majority must be from 1 to num_classes - 1, got {num_majority} of {num_classes} classes.")
+            raise ValueError(
+                f"num_majority must be from 1 to num_classes - 1, got {num_majority} of {num_classes} classes. Leave one "
+                "class or more to either kind."
+            )
         if not ratio >= 1:
             raise ValueError(f"ratio must be at least 1, got {ratio}. The majority classes are those with more samples.")
         check_positive(oversampling=oversampling, ratio=ratio)
         counts = (ratio,) * num_majority + (oversampling,) * (num_classes - num_majority)
         return cls(counts, energy_w=energy_w, energy_h=energy_h)
 
-    @property
-    def num_classes(self) -> int:
-        """The number of classes, K."""
-        return len(self.counts)
-
     @cached_property
     def shares(self) -> tuple[float, ...]:
         """The share p_k of each class in the loss."""
         total = sum(number * count for count, number in Counter(self.counts).items())
         return tuple(count / total for count in self.counts)
-
-    @cached_property
-    def labels(self) -> Tensor:  # type: ignore[override]  # computed here, a field elsewhere
-        """The classes: there is one row of features for each."""
-        return torch.arange(self.num_classes)
 
     @property
     def solvers(self) -> tuple[type[Solver], ...]:

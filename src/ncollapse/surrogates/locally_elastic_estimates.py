@@ -49,7 +49,8 @@ def estimate_integrals(means: Tensor, *, kind: Literal["I", "L"]) -> RateIntegra
     """
     if means.ndim != 3 or kind not in {"I", "L"} or (kind == "L" and means.shape[1] != means.shape[2]):
         raise ValueError(
-            f"estimate_integrals needs means of shape (T, K, p), p = K for 'L', got {tuple(means.shape)}, {kind!r}."
+            f"estimate_integrals needs means of shape (T, K, p), p = K for 'L', got {tuple(means.shape)}, {kind!r}. Stack the "
+            "class means of T times."
         )
     means, num_classes = means.double(), means.shape[1]
     if kind == "I":
@@ -69,7 +70,10 @@ def estimate_integrals(means: Tensor, *, kind: Literal["I", "L"]) -> RateIntegra
 def smooth_rate(integral: Tensor, spacing: float = 1.0, *, window: int = 151, order: int = 2) -> Tensor:
     """Differentiate A or B (T,) at equally spaced times, by local polynomials (Savitzky–Golay) over an odd window."""
     if not order < window <= len(integral) or window % 2 == 0:
-        raise ValueError(f"smooth_rate needs an odd window above {order} and up to {len(integral)} entries, got {window}.")
+        raise ValueError(
+            f"smooth_rate needs an odd window above {order} and up to {len(integral)} entries, got {window}. Pass such a "
+            "window."
+        )
     return torch.from_numpy(savgol_filter(integral.numpy(), window, order, deriv=1, delta=spacing))
 
 

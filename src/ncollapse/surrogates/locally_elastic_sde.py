@@ -95,7 +95,8 @@ class LocallyElasticSDE:
     def __post_init__(self) -> None:
         if self.num_classes < 2 or self.kind not in {"I", "L"}:
             raise ValueError(
-                f"LocallyElasticSDE needs two or more classes and kind 'I' or 'L', got {self.num_classes}, {self.kind!r}."
+                f"LocallyElasticSDE needs two or more classes and kind 'I' or 'L', got {self.num_classes}, {self.kind!r}. "
+                "Pass 2 or more and one of the two kinds."
             )
 
     def rates(self, time: float) -> tuple[float, float]:
@@ -167,7 +168,7 @@ class LocallyElasticSDE:
         if initial.shape[0] != num_classes or (self.kind == "L" and initial.shape[1] != num_classes):
             raise ValueError(
                 f"class_means needs initial means of shape ({num_classes}, {num_classes if self.kind == 'L' else 'p'}), got "
-                f"{tuple(initial.shape)}."
+                f"{tuple(initial.shape)}. Pass one row per class."
             )
         total_alpha, total_beta, cross = self.growth(time)
         apart = math.exp((total_alpha - total_beta) / num_classes)
@@ -199,10 +200,13 @@ class LocallyElasticSDE:
         check_counts(counts)
         check_balanced(counts, "simulate")
         if len(counts) != self.num_classes:
-            raise ValueError(f"counts must hold {self.num_classes} numbers, one for each class, got {counts}.")
+            raise ValueError(
+                f"counts must hold {self.num_classes} numbers, one for each class, got {counts}. Pass one number per class."
+            )
         if not noise >= 0 or len(times) < 2 or float(times[0]) != self.start_time or not bool((times.diff() > 0).all()):
             raise ValueError(
-                f"simulate needs noise of 0 or more and rising times from {self.start_time} on, got {noise} and {times}."
+                f"simulate needs noise of 0 or more and rising times from {self.start_time} on, got {noise} and {times}. Sort "
+                "the times, and start there."
             )
         generator = torch.Generator().manual_seed(seed)
         means = initial.double()
@@ -228,7 +232,8 @@ class LocallyElasticSDE:
         """
         if not path.losses:
             raise ValueError(
-                f"A loss needs features that are logits, p = K = {self.num_classes}, got p = {path.means.shape[2]}."
+                f"A loss needs features that are logits, p = K = {self.num_classes}, got p = {path.means.shape[2]}. Start "
+                "from means of K numbers."
             )
         end, samples = float(path.times[-1]), path.samples
         faster = "t max(α - β, α + β/(K-1))" if self._two_modes else "t (α - β)"

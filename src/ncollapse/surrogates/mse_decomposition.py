@@ -29,7 +29,7 @@ def least_squares_classifier(features: Tensor, labels: Tensor, num_classes: int,
 def _extended(features: Tensor, lambda_w: float) -> tuple[Tensor, Tensor]:
     """Features with a column of ones, and their second moments plus the decay."""
     if lambda_w < 0:
-        raise ValueError(f"lambda_w must be at least 0, got {lambda_w}.")
+        raise ValueError(f"lambda_w must be at least 0, got {lambda_w}. Pass 0 for no decay.")
     extended = torch.cat([features.double(), torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
     return extended, extended.T @ extended / len(features) + lambda_w * torch.eye(extended.shape[1], dtype=torch.float64)
 

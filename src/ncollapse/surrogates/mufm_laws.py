@@ -29,7 +29,7 @@ def merged_decay(decays: Sequence[float]) -> float:
         Progressive feedforward collapse, arXiv 2405.00985, Theorem 3, with a weight for each gap.
     """
     if not decays:
-        raise ValueError("merged_decay needs the decay of at least one gap between layers, got none.")
+        raise ValueError("merged_decay needs the decay of at least one gap between layers, got none. Pass one number per gap.")
     for decay in decays:
         check_positive(decay=decay)
     return 1 / sum(1 / decay for decay in decays)
@@ -80,7 +80,7 @@ def alignment(features: Tensor, inputs: Tensor) -> tuple[float, float]:
 def check_mse(problem: MUFM, what: str) -> None:
     """Check that a law of the mean squared error applies."""
     if problem.loss != "mse":
-        raise ValueError(f"{what} needs loss='mse', got loss={problem.loss!r}.")
+        raise ValueError(f"{what} needs loss='mse', got loss={problem.loss!r}. Make the model with that loss.")
 
 
 @dataclass(frozen=True, eq=False)

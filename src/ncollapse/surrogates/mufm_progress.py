@@ -13,7 +13,7 @@ from ncollapse.surrogates.mufm import MUFM
 from ncollapse.surrogates.mufm_laws import check_mse
 from ncollapse.surrogates.solving.arguments import check_balanced
 from ncollapse.surrogates.solving.solution import Inequality, Variables
-from ncollapse.surrogates.solving.solvers import relative_gradient
+from ncollapse.surrogates.solving.solvers import scaled_gradient
 
 # The relative gradient from which on solvers call a point critical.
 _CRITICAL = 1e-6
@@ -84,7 +84,7 @@ def collapse_progress(problem: MUFM, variables: Variables, weights: ClassWeights
     value, gradient = problem.value_and_gradient(variables)
     norm = float(torch.linalg.matrix_norm(problem.logit_gradient(variables), ord=2))
     conditions = (
-        Inequality("relative gradient <= 1e-6", relative_gradient(value, gradient, variables), _CRITICAL),
+        Inequality("relative gradient <= 1e-6", scaled_gradient(value, gradient, variables), _CRITICAL),
         problem.condition(norm**2, variables),
     )
     missing = [str(condition) for condition in conditions if not condition.holds]
@@ -137,7 +137,7 @@ def growth_threshold(problem: MUFM, variables: Variables) -> GrowthThreshold:
     """
     check_mse(problem, "Theorem 4")
     if problem.bias != "none":
-        raise ValueError(f"Theorem 4 needs bias='none', got bias={problem.bias!r}.")
+        raise ValueError(f"Theorem 4 needs bias='none', got bias={problem.bias!r}. Make the model without one.")
     check_balanced(problem.counts, "Theorem 4")
     num_classes, num_samples = problem.num_classes, len(problem.inputs)
     means = ClassMoments.from_batch(variables["features"], problem.labels, num_classes).means

@@ -102,7 +102,10 @@ class NearCollapse:
             ValueError: If one is negative or both are zero.
         """
         if min(inside, outside) < 0 or inside + outside <= 0:
-            raise ValueError(f"Squared norms must be at least 0 and not both 0, got {inside} and {outside}.")
+            raise ValueError(
+                f"Squared norms must be at least 0 and not both 0, got {inside} and {outside}. Pass those that spread() "
+                "computes."
+            )
         kept = (self.shrink**2 * inside + outside) / (inside + outside)
         return (self.scale / self.feature_scale) ** 2 * kept
 

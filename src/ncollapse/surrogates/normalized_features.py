@@ -50,7 +50,9 @@ class NormalizedFeatures(CountsProblem, Constrained):
         check_balanced(self.counts, "NormalizedFeatures")
         check_positive(temperature=self.temperature)
         if self.dim < 2:
-            raise ValueError(f"dim must be at least 2, got {self.dim}: a sphere of two points cannot be descended on.")
+            raise ValueError(
+                f"dim must be at least 2, got {self.dim}: a sphere of two points cannot be descended on. Raise dim."
+            )
 
     # With d > K the only local minima are global.
     solvers = (ProjectedGradient,)

@@ -73,9 +73,11 @@ class WeightNormalizedNet(DataProblem, ReLUProblem):
         check_positive(lambda_w=self.lambda_w)
         self._check_data()
         if self.num_classes != 2:
-            raise ValueError(f"labels must be of two classes, 0 and 1, got counts {self.counts}.")
+            raise ValueError(
+                f"labels must be of two classes, 0 and 1, got counts {self.counts}. Keep the samples of two classes."
+            )
         if self.width < 2:
-            raise ValueError(f"width must be at least 2, one unit per class, got {self.width}.")
+            raise ValueError(f"width must be at least 2, one unit per class, got {self.width}. Raise width.")
         if not bool(self._costs.isfinite().all()):
             raise ValueError("The inputs of a class are all zero: no margin is possible. Give it inputs.")
 

@@ -63,7 +63,7 @@ def _from_transformers(transformers: Any, name: str, num_classes: int | None) ->
     except (OSError, ValueError) as error:
         raise ValueError(
             f"transformers:FOLDER needs a folder that save_pretrained wrote, or a model of the hub that was downloaded before, "
-            f"got {name!r} ({str(error).splitlines()[0]})"
+            f"got {name!r} ({str(error).splitlines()[0]}). Check the name, or download the model first."
         ) from error
     listed = config.architectures
     known = str(listed[0]) if isinstance(listed, list | tuple) and listed else ""

@@ -16,7 +16,7 @@ from ncollapse.probe.collapse_metrics import CollapseMetrics
 from ncollapse.probe.measure import measure_features
 from ncollapse.records.rows import Row
 from ncollapse.statistics.moments import ClassMoments
-from ncollapse.testing.report import Law, Pair, Report, is_same, unchanged, words_of
+from ncollapse.testing.report import Law, Pair, Report, flag_words, is_same_value, unchanged
 from ncollapse.testing.samples import TRANSFORMATIONS, Sample, collapsed, gaussian, normal, samples
 
 _COLLAPSED = ((2, 5, 4), (3, 4, 2), (5, 4, 9), (10, 6, 16))
@@ -108,8 +108,8 @@ def _pairs(metric: Metric, unmoved: _Unmoved, move: Callable[[Sample, int], Samp
         yield Pair(sample.name, before, _row(metric, move(sample, seed)))
 
 
-def _relabelling(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
-    return unchanged(name, _pairs(metric, unmoved, Sample.relabelled))
+def _relabeling(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
+    return unchanged(name, _pairs(metric, unmoved, Sample.relabeled))
 
 
 def _depends_on_order(metric: Metric) -> bool:
@@ -176,7 +176,7 @@ def _not_finite(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     weight = sample.weight.clone()
     weight[1, 1] = math.nan
     row = _row(metric, sample._replace(weight=weight))
-    words = f"features with NaN or inf are refused; NaN in the classifier gives {row.value:.6g} ({words_of(row)})"
+    words = f"features with NaN or inf are refused; NaN in the classifier gives {row.value:.6g} ({flag_words(row)})"
     return Law(name, math.isnan(row.value) and bool(row.flags), words)
 
 
@@ -187,14 +187,14 @@ def _empty_class(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     larger = sample._replace(num_classes=sample.num_classes + 1, weight=weight, bias=bias)
     row = _row(metric, larger)
     if not (metric.despite_empty if not math.isnan(row.value) else "empty_class" in row.flags):
-        return Law(name, False, f"a class without samples gives {row.value:.6g} (flags: {words_of(row)})")
+        return Law(name, False, f"a class without samples gives {row.value:.6g} (flags: {flag_words(row)})")
     law = unchanged(name, [Pair("classes='present'", before, _row(metric, larger, classes="present"))])
-    return law._replace(words=f"{row.value:.6g} ({words_of(row)}); with the other classes alone {law.words}")
+    return law._replace(words=f"{row.value:.6g} ({flag_words(row)}); with the other classes alone {law.words}")
 
 
 def _one_class(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
     row = _row(metric, gaussian("one class", (6,), 4))
-    return Law(name, math.isnan(row.value) and bool(row.flags), f"{row.value:.6g} (flags: {words_of(row)})")
+    return Law(name, math.isnan(row.value) and bool(row.flags), f"{row.value:.6g} (flags: {flag_words(row)})")
 
 
 def _at_collapse(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
@@ -261,7 +261,7 @@ def _inputs_kept(name: str, metric: Metric, unmoved: _Unmoved) -> Law:
         if not torch.equal(getattr(moments[0], field.name), getattr(moments[1], field.name)):
             return Law(name, False, f"the metric writes to the moments' {field.name}, which other metrics read")
     first, second = measured.rows[0].value, again.rows[0].value
-    return Law(name, is_same(first, second), f"{first:.6g}, and {second:.6g} when computed again")
+    return Law(name, is_same_value(first, second), f"{first:.6g}, and {second:.6g} when computed again")
 
 
 def _moments(sample: Sample) -> ClassMoments:
@@ -271,7 +271,7 @@ def _moments(sample: Sample) -> ClassMoments:
 
 _LAWS: dict[str, Callable[[str, Metric, _Unmoved], Law]] = {
     **{name: _transformation for name in TRANSFORMATIONS},
-    "relabelling": _relabelling,
+    "relabeling": _relabeling,
     "order": _order,
     "batches": _batches,
     "processes": _processes,

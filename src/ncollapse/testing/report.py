@@ -67,7 +67,7 @@ class Pair(NamedTuple):
     after: Row
 
 
-def is_same(before: float, after: float) -> bool:
+def is_same_value(before: float, after: float) -> bool:
     """Return whether two values are equal up to rounding, or both nan."""
     both_nan = math.isnan(before) and math.isnan(after)
     return both_nan or math.isclose(before, after, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
@@ -77,16 +77,16 @@ def unchanged(name: str, pairs: Iterable[Pair]) -> Law:
     """Return the law that values and flags stay the same."""
     compared = list(pairs)
     for how, before, after in compared:
-        if not is_same(before.value, after.value):
+        if not is_same_value(before.value, after.value):
             return Law(name, False, f"{before.value:.6g} becomes {after.value:.6g} ({how})")
         if before.flags != after.flags:
-            return Law(name, False, f"the flags {words_of(before)} become {words_of(after)} ({how})")
+            return Law(name, False, f"the flags {flag_words(before)} become {flag_words(after)} ({how})")
     defined = [pair for pair in compared if not math.isnan(pair.before.value)]
     if not defined:
-        return Law(name, None, f"nan on all data ({words_of(compared[0].before)})")
+        return Law(name, None, f"nan on all data ({flag_words(compared[0].before)})")
     return Law(name, True, f"{defined[0].before.value:.6g} stays {defined[0].after.value:.6g}, in {len(defined)} comparisons")
 
 
-def words_of(row: Row) -> str:
+def flag_words(row: Row) -> str:
     """Return the flags of a row in words."""
     return ", ".join(row.flags) or "none"

@@ -35,7 +35,7 @@ class Sample(NamedTuple):
         """Multiply the features by a number."""
         return self._replace(features=(0.03, 1e4)[seed % 2] * self.features)
 
-    def relabelled(self, seed: int) -> Sample:
+    def relabeled(self, seed: int) -> Sample:
         """Give the classes other indices."""
         order = torch.randperm(self.num_classes, generator=torch.Generator().manual_seed(seed))
         return self._replace(labels=torch.argsort(order)[self.labels], weight=self.weight[order], bias=self.bias[order])

@@ -25,7 +25,11 @@ def check_execution(config: TrainConfig, device: torch.device, team: Team) -> No
             f"train.optimizer=lbfgs needs one process without a group, got a group of {team.size}. Train in one process."
         )
     if config.loss == "mcr2" and (team.group is not None or config.compiled):
-        raise ValueError("train.loss=mcr2 needs one process and train.compiled=false: its rates are those of whole batches.")
+        got = "a compiled network" if config.compiled else f"a group of {team.size}"
+        raise ValueError(
+            f"train.loss=mcr2 needs one process and train.compiled=false, got {got}: its rates are those of whole batches. "
+            "Train so, or take another loss."
+        )
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     if config.deterministic and device.type == "cuda" and workspace not in _WORKSPACES:
         raise ValueError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-class LBFGS(torch.optim.LBFGS):
+class LBFGSWithDecay(torch.optim.LBFGS):
     """L-BFGS with strong Wolfe conditions, several iterations per step, on the loss plus half the decay times squared weights.
 
     Its memory is empty at the start of every step, so there is no state to save.

@@ -18,7 +18,7 @@ from ncollapse.records.rows import EpochRecord
 from ncollapse.train.coding_rate_loss import coding_rate_loss
 from ncollapse.train.epoch_part import EpochPart, Step, TrainingStopped
 from ncollapse.train.execution import Network, check_execution, execution, logits_of
-from ncollapse.train.lbfgs import LBFGS, in_float64
+from ncollapse.train.lbfgs import LBFGSWithDecay, in_float64
 from ncollapse.train.losses import Loss, batch_loss
 from ncollapse.train.parallel import Team, share_batch_norm
 from ncollapse.train.schedule import lr_at
@@ -66,7 +66,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     # One kernel for the whole update where there is one: a third of the time of the default for narrow networks.
     fused = all(parameter.device.type in {"cpu", "cuda"} for parameter in trainable)
     if config.optimizer == "lbfgs":
-        return LBFGS(groups, config.learning_rate, config.iterations)
+        return LBFGSWithDecay(groups, config.learning_rate, config.iterations)
     if config.optimizer in {"adam", "adamw"}:
         adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
         return adam(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=fused)
@@ -230,7 +230,7 @@ class _Training:
             return loss.detach()
 
         # A line search evaluates again and again; what is recorded is the loss before the step, as of the others.
-        if isinstance(self.optimizer, LBFGS):
+        if isinstance(self.optimizer, LBFGSWithDecay):
             inputs = inputs.double() if inputs.is_floating_point() else inputs
             with in_float64(self.model):
                 self.optimizer.descend(evaluate)

@@ -83,6 +83,7 @@ def ou_variance(learning_rate: float, noise: float, splits: float = 1.0) -> floa
     """
     if not 0 < learning_rate < 2 * splits:
         raise ValueError(
-            f"ou_variance needs a learning rate in (0, {2 * splits:g}), got {learning_rate}: steps diverge beyond."
+            f"ou_variance needs a learning rate in (0, {2 * splits:g}), got {learning_rate}: steps diverge beyond. Lower the "
+            "learning rate, or raise splits."
         )
     return learning_rate * noise**2 / (2 - learning_rate / splits)

@@ -13,7 +13,7 @@ def check_positive(**numbers: float) -> None:
     """Check that numbers are finite and positive."""
     for name, number in numbers.items():
         if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{name} must be finite and positive, got {number}.")
+            raise ValueError(f"{name} must be finite and positive, got {number}. Pass a number above 0.")
 
 
 def check_choice(name: str, word: str, literal: Any) -> None:

@@ -125,9 +125,9 @@ class Problem(ABC):
         chosen = self.solvers[0]() if solver is None else solver
         if not isinstance(chosen, self.solvers):
             names = " or ".join(f"{kind.__name__}()" for kind in self.solvers)
-            raise TypeError(
-                f"solver must be {names} for this {type(self).__name__}, got {type(chosen).__name__}(). Take one of those."
-            )
+            solves = not isinstance(chosen, type) and hasattr(chosen, "run")
+            got = f"{type(chosen).__name__}()" if solves else repr(chosen)
+            raise TypeError(f"solver must be {names} for this {type(self).__name__}, got {got}. Take one of those.")
         run = chosen.run(self, self.start(seed) if start is None else start)
         solution = self.solution(run.variables, run.description, run.history, run.converged, run.criterion)
         if not (solution.converged or allow_unconverged):
@@ -159,15 +159,26 @@ class Problem(ABC):
         return replace(found, converged=True) if found.certified else found
 
 
-class CountsProblem(Problem):
-    """A problem of classes with given ``counts`` of samples; the samples are sorted by class."""
+class ClassMeansProblem(Problem):
+    """A problem of classes with given ``counts`` of samples, whose features are one mean per class."""
 
-    counts: tuple[int, ...]
+    counts: tuple[float, ...]
 
     @property
     def num_classes(self) -> int:
         """Number of classes, K."""
         return len(self.counts)
+
+    @cached_property
+    def labels(self) -> Tensor:  # type: ignore[override]  # computed here, a field elsewhere
+        """The classes: there is one row of features for each."""
+        return torch.arange(self.num_classes)
+
+
+class CountsProblem(ClassMeansProblem):
+    """A problem of classes with given ``counts`` of samples, each with its own features; they are sorted by class."""
+
+    counts: tuple[int, ...]
 
     @property
     def num_samples(self) -> int:
@@ -175,7 +186,7 @@ class CountsProblem(Problem):
         return sum(self.counts)
 
     @cached_property
-    def labels(self) -> Tensor:  # type: ignore[override]  # computed here, a field elsewhere
+    def labels(self) -> Tensor:  # type: ignore[override]  # as above
         """Classes of the samples, sorted, shape (N,)."""
         return torch.arange(self.num_classes).repeat_interleave(torch.tensor(self.counts))
 

@@ -35,7 +35,7 @@ def largest(tensors: Variables) -> float:
     return max(float(tensor.abs().max()) for tensor in tensors.values())
 
 
-def relative_gradient(value: float, gradient: Variables, variables: Variables) -> float:
+def scaled_gradient(value: float, gradient: Variables, variables: Variables) -> float:
     """Largest entry of the gradient in units of the objective and of the largest variable."""
     # A change of a variable by a share t of the largest one changes the objective by about this number times t, relative to
     # itself. So the number means the same for tiny decays, whose optimal objective is tiny, as for large ones.
@@ -107,7 +107,7 @@ class LBFGS:
             value = float(intermediate_result.fun)
             history.append(value)
             # A step ends with an evaluation at its end, whose gradient is kept.
-            relative = relative_gradient(value, last[1], _unflatten(intermediate_result.x, start))
+            relative = scaled_gradient(value, last[1], _unflatten(intermediate_result.x, start))
             if abs(value) <= zero_level or relative <= _FURTHER * self.tolerance:
                 raise StopIteration
 
@@ -118,7 +118,7 @@ class LBFGS:
         found = optimize.minimize(evaluate, _flatten(start), jac=True, method="L-BFGS-B", options=options, callback=after_step)
         variables = _unflatten(found.x, start)
         value, gradient = value_and_gradient(variables)
-        relative = relative_gradient(value, gradient, variables)
+        relative = scaled_gradient(value, gradient, variables)
         vanished = abs(value) <= zero_level
         description = f"L-BFGS, {len(history) - 1} iterations, {_end(vanished, relative)}"
         return SolverResult(variables, tuple(history), vanished or relative <= self.tolerance, description)
@@ -149,7 +149,7 @@ class GradientDescent:
                     f"{value} after {iteration} steps. Take a smaller one."
                 )
             history.append(value)
-            relative = relative_gradient(value, gradient, variables)
+            relative = scaled_gradient(value, gradient, variables)
             vanished = abs(value) <= _VANISHED * abs(history[0])
             converged = vanished or relative <= self.tolerance
             if converged or iteration == self.max_iterations:
@@ -272,7 +272,7 @@ class SmoothedReLU:
             slope_at = partial(differentiate, partial(problem.rounded_objective, width=width))
             found = descent.minimize(slope_at, run.variables)
             run = replace(found, history=run.history + found.history)
-        converged = relative_gradient(*slope_at(run.variables), run.variables) <= self.tolerance
+        converged = scaled_gradient(*slope_at(run.variables), run.variables) <= self.tolerance
         history = (*run.history, float(problem.objective(run.variables)))
         return SolverResult(
             run.variables, history, converged, f"ReLU rounded off within {self.widths[-1]:g}, {run.description}"
