@@ -181,7 +181,7 @@ def test_a_semidefinite_program_without_a_solution_is_told(monkeypatch):
     ("options", "words"),
     [
         ({"num_minority": 1, "minority_count": 3}, r"needs num_minority >= 2, got 1\. One class has nothing to merge with\."),
-        ({}, r"needs either minority_count or num_samples, the one that stays fixed\."),
+        ({}, r"needs either minority_count or num_samples, got none\. Pass the one that stays fixed\."),
         ({"minority_count": 3, "num_samples": 30}, r"needs either minority_count or num_samples"),
         ({"minority_count": -3}, r"minority_count must be finite and positive, got -3\."),
         ({"lambda_w": 0.0, "num_samples": 9}, r"lambda_w must be finite and positive, got 0\.0\."),
