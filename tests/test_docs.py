@@ -240,6 +240,16 @@ def test_figures_of_speed_are_those_of_the_benchmark():
         assert [part for part in paragraphs if re.search(r"\d\.\d|\d×", module["MARK"].sub("", part))] == []
 
 
+def test_costs_that_no_benchmark_measures_tell_their_commit_and_machine():
+    """Seconds, forward passes and memory in sentences without a mark."""
+    mark = runpy.run_path(str(ROOT / "docs" / "write_records.py"))["MARK"]
+    cost = re.compile(r"\d (?:s|GB|minutes)\b|\d forward passes")
+    for page in ("integrations", "comparison", "surrogates"):
+        for part in (ROOT / "docs" / f"{page}.md").read_text().split("\n\n"):
+            if cost.search(mark.sub("", part)):
+                assert re.search(r"[Nn]ovember 2026,\s+commit [0-9a-f]{7}", part), part
+
+
 def test_diagrams_are_current():
     pictures = runpy.run_path(str(ROOT / "docs" / "draw_diagrams.py"))["pictures"]()
     assert {name for name, text in pictures.items() if (ROOT / "docs" / "figures" / name).read_text() != text} == set()
