@@ -88,12 +88,11 @@ class DecisionSums:
         if name not in self.pending:
             self.pending[name] = _Pending(batch, int(self.counts[name].sum()))
         pending = self.pending[name]
-        if not pending.fits(batch):
-            self._decide(name, pending.take())
-        if pending.fits(batch):
-            pending.add(batch)
-        else:
-            self._decide(name, batch)
+        # A large batch in parts: deciding needs K numbers for each of its samples.
+        for part in batch.parts(len(pending.room.labels)):
+            if not pending.fits(part):
+                self._decide(name, pending.take())
+            pending.add(part)
 
     def _decide(self, name: str, batch: Projected) -> None:
         centers = self.centers[name]

@@ -59,10 +59,11 @@ class KgonRows:
         self._indices.append(self._seen + (rows if positions is None else positions.cpu()[rows]))
         self._seen += num_rows
 
-    def add_layer(self, name: str, residual: Tensor, means: Tensor) -> None:
-        """Add the rows' coordinates at one layer, given relative to the class means."""
-        own = means.index_select(0, self._labels[-1].to(means.device))
-        chosen = residual.index_select(0, self._rows.to(residual.device))
+    def add_layer(self, name: str, residual: Tensor, means: Tensor, start: int = 0) -> None:
+        """Add the coordinates at one layer of the rows of the batch from ``start`` on, given relative to the class means."""
+        inside = (self._rows >= start) & (self._rows < start + len(residual))
+        own = means.index_select(0, self._labels[-1][inside].to(means.device))
+        chosen = residual.index_select(0, (self._rows[inside] - start).to(residual.device))
         self._coordinates.setdefault(name, []).append((chosen + own).cpu())
 
     def add_paths(self, layers: Sequence[Tensor], means: Sequence[Tensor]) -> None:

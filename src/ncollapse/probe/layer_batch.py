@@ -40,6 +40,13 @@ class LayerBatch(NamedTuple):
     classifier: str | None = None
     reuses_memory: bool = False
 
+    def parts(self, num_classes: int) -> Iterator[LayerBatch]:
+        """Cut a large batch into parts."""
+        dim = max((layer.shape[1] for layer in self.features.values()), default=1)
+        for rows in parts_of_rows(len(self.labels), num_classes, dim):
+            layers = {name: layer[rows] for name, layer in self.features.items()}
+            yield LayerBatch(layers, self.labels[rows], None if self.choices is None else self.choices[rows])
+
     def stream(self, receive: Receive, hold: bool) -> Streamed:
         """Pass the features of every layer to ``receive``, in order of depth."""
         for name, features in self.features.items():
@@ -90,10 +97,14 @@ def row_parts(batch: LayerBatch, num_classes: int) -> Iterator[LayerBatch]:
     """Check a batch and cut it into parts of a few thousand samples, so that what is computed of them takes little memory."""
     whole = CheckedLayers(batch.labels, num_classes, "", None)
     layers = {name: whole.take(name, features) for name, features in batch.features.items()}
-    size = rows_of_a_part(num_classes, max(layer.shape[1] for layer in layers.values()))
-    for start in range(0, len(whole.labels), size) or [0]:
-        rows = slice(start, start + size)
-        yield LayerBatch({name: layer[rows] for name, layer in layers.items()}, whole.labels[rows])
+    yield from LayerBatch(layers, whole.labels).parts(num_classes)
+
+
+def parts_of_rows(num_samples: int, num_classes: int, dim: int) -> Iterator[slice]:
+    """Cut a large batch into parts that are worked on at once; an empty one is one part."""
+    size = rows_of_a_part(num_classes, dim)
+    for start in range(0, num_samples, size) or [0]:
+        yield slice(start, start + size)
 
 
 def rows_of_a_part(num_classes: int, dim: int) -> int:

@@ -14,7 +14,7 @@ from ncollapse.groups import Processes
 from ncollapse.measurement.totals import Totals, merged
 from ncollapse.probe.decision_sums import DecisionSums
 from ncollapse.probe.kgon_rows import KgonRows
-from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_path
+from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_path, parts_of_rows
 from ncollapse.probe.request import Request
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
@@ -60,27 +60,29 @@ class SecondPass:
         labels = layers.labels if selection is None else selection.renumber(layers.labels)
         self.sampled.begin_batch(labels, layers.rows, len(batch.labels))
         held: dict[str, Tensor] = {}
-        waiting: list[tuple[DecisionSums, Projected]] = []
+        waiting: list[tuple[DecisionSums, Projected, slice]] = []
 
         def receive(name: str, features: Tensor) -> None:
             features = layers.take(name, features)
             if not len(layers.labels):
                 return
-            waiting.extend(self._project(name, features, layers.labels))
+            for rows in parts_of_rows(len(layers.labels), self.request.num_classes, features.shape[1]):
+                found = self._project(name, features[rows], layers.labels[rows], rows.start)
+                waiting.extend((decided, projected, rows) for decided, projected in found)
             if self.request.path:
                 held[name] = features
 
         choices, _ = batch.stream(receive, bool(self.request.path))
         layers.finish()
-        for decided, projected in waiting:
-            chosen = None if choices is None else layers.selected(choices)
-            decided.add(self.last, projected._replace(chosen=chosen))
+        chosen = None if choices is None else layers.selected(choices)
+        for decided, projected, rows in waiting:
+            decided.add(self.last, projected._replace(chosen=None if chosen is None else chosen[rows]))
         if held and self.paired is not None:
             self._add_path(LayerBatch(held, labels.to(layers.labels.device)), self.paired)
         self.index += 1
 
-    def _project(self, name: str, features: Tensor, labels: Tensor) -> list[tuple[DecisionSums, Projected]]:
-        """Project one batch at one layer and add it, unless it is the last layer, which waits for the network's logits."""
+    def _project(self, name: str, features: Tensor, labels: Tensor, start: int) -> list[tuple[DecisionSums, Projected]]:
+        """Project rows of a batch at one layer and add them, unless it is the last layer, which waits for the logits."""
         classifier = self.totals.classifiers.get(name)
         decides = classifier is not None and self.totals.choices is None
         # Also if only paths are needed: these sums show whether a second forward pass saw the same features.
@@ -90,7 +92,7 @@ class SecondPass:
             if projected is not None:
                 found.append((decided, projected))
             if projected is not None and decided is self.decided:
-                self.sampled.add_layer(name, projected.residual, decided.centers[name].coordinates)
+                self.sampled.add_layer(name, projected.residual, decided.centers[name].coordinates, start)
         if classifier is None or not decides:
             if name == self.last:
                 return found
@@ -183,7 +185,7 @@ def complete(
     totals.passes = 2 if kept is None else 1
     second = SecondPass(totals, request, deciding)
     with processes.sharing_errors():
-        batches: Iterable[Batch] = kept or ()
+        batches: Iterable[Batch] = (part for batch in kept or () for part in batch.parts(request.num_classes))
         if kept is None and again is not None:
             batches = again()
         for batch in batches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -55,6 +56,11 @@ class Projected(NamedTuple):
         if head is None:
             return cls(labels, residual, None, choices, lengths)
         return cls(labels, residual, head.cosines, head.choices(features) if choose else choices, lengths)
+
+    def parts(self, size: int) -> Iterator[Projected]:
+        """Cut the samples into parts."""
+        for start in range(0, len(self.labels), size):
+            yield Projected._make(None if part is None else part[start : start + size] for part in self)
 
 
 def _residuals(
