@@ -113,10 +113,17 @@ def _all_ways() -> Row:
     return Row(title, make, ratios, ("ours", "second pass", "three passes, as usual"))
 
 
+def _small_path() -> Row:
+    ratios = {"with path over without": Ratio("with path", "ours", 1.2)}
+    make = partial(calls, partial(fc, 64, 5, 64), (1_740, 64), 1_740, all_ways=True)
+    return Row("FC ResNet, 6 layers of 64, N = 1,740, batches of 1,740", make, ratios)
+
+
 _FC_1000 = _row("FC ResNet, 11 layers of 1,000", partial(fc, 1000, 10, 784), (2_000, 784), 1000)
 _IMAGES = (1_000, 1, 28, 28)
 ROWS = {
     "demo_network": _row("FC ResNet, 6 layers of 64", partial(fc, 64, 5, 64), (1_740, 64), 1_740, 2),
+    "demo_network_path": _small_path(),
     "fc_128": _row("FC ResNet, 6 layers of 128", partial(fc, 128, 5, 784), (5_000, 784), 1000, 1.5),
     "layers_10": _row("FC ResNet, 10 layers of 64", partial(fc, 64, 9, 64), (2_000, 64), 1000),
     "layers_50": _row("FC ResNet, 50 layers of 64", partial(fc, 64, 49, 64), (2_000, 64), 1000),
