@@ -26,6 +26,13 @@ FORMULAS = {
     r", \quad \sigma_k^2 = \frac{1}{n_k} \sum_{i \in k} \lVert h_i - \mu_k \rVert^2",
     "separation": r"\mathrm{tr}(SS_w\, SS_b^+)",
     "pfc2": _FRAME + r", \quad G_{kl} = \langle \mu_k - \mu, \mu_l - \mu \rangle",
+    "pfc2_tight_frame": r"\left\lVert \frac{G}{\lVert G \rVert_F} - \frac{P_r}{\sqrt{r}} \right\rVert_F"
+    r", \quad r = \min(K-1, d)",
+    "pfc2_orthoplex": r"\min_\sigma \left\lVert \frac{G}{\lVert G \rVert_F} - \frac{T_\sigma}{\sqrt{2K}} \right\rVert_F",
+    "pfc2_seli": r"\left\lVert \frac{G}{\lVert G \rVert_F} - \frac{S}{\lVert S \rVert_F} \right\rVert_F"
+    r", \quad S = \left((\Pi_K D \Pi_K)^+\right)^{1/2}",
+    "softmax_code": r"1 - \frac{1}{\rho^*} \min_k \mathrm{dist}\left(u_k, \mathrm{conv}\{u_l : l \ne k\}\right)"
+    r", \quad u_k = \frac{\mu_k - \mu}{\lVert \mu_k - \mu \rVert}",
     "nc2_equinorm": _NORMS + _MEANS,
     "nc2_equiangularity": _COSINES + _MEANS,
     "nc2_max_angle": _ANGLES + _MEANS,

@@ -23,6 +23,8 @@ writes this page from the code.
 - those that need a d×d scatter matrix: `rank_total` and the other ranks of Σ_T;
 - those that repeat another metric on the same data: `separation`, `pfc3_error`, and `strong_collapse` without `reference=`;
 - those that hold for the squared loss only: `snc1`, `snc2` and `snc3`;
+- those that compare with another frame than the simplex ETF: `pfc2_tight_frame`, `pfc2_orthoplex`, `pfc2_seli` and
+  `softmax_code`, for [more classes than dimensions](how-to-choose.md#more-classes-than-dimensions) and unequal counts;
 - estimates for the population that the samples come from, such as `pfc1.population`, `cdnv.low` and `pfc3.leave_one_out`: see
   [sampling noise](sampling.md).
 
@@ -38,7 +40,9 @@ global mean, and M̄ has the rows μ_k − μ. Σ_W, Σ_B and Σ_T are the covar
 ([formulas, 1.1](theory.md#1-statistics)), and ⁺ is the pseudo-inverse. SS_w and SS_b are Σ_W and Σ_B with the weights
 n_k/N. W has the rows w_k, b is the bias, and z = W h + b are the logits. E_K is the Gram matrix of a simplex ETF, divided
 by its norm. λ are eigenvalues, the largest first, and ε is 10 d times the rounding of float64. For `snc1` to `snc3` n is
-the number of samples per class. "tr" in an exponent marks the training set.
+the number of samples per class. G has the entries ⟨μ_k − μ, μ_l − μ⟩, and P_r projects on its r leading eigenvectors. T_σ is
+the Gram matrix of an orthoplex whose antipodal pairs are those of the matching σ, D has the counts on its diagonal, and Π_K =
+I − 11ᵀ/K. ρ* is the largest possible value of the minimum. "tr" in an exponent marks the training set.
 
 **Needs.** *Class moments* are counts, class means and variances: one pass over the data. *Final class means*: the features
 are looked at again when all class means are known; they are kept in memory for this, or read a second time. *Scatter* is a
@@ -64,6 +68,8 @@ def collapsed(metric: Metric) -> str:
         return number(metric.at_collapse)
     if metric.id == "hyperspherical_energy":
         return "−½ log(2K/(K−1))"
+    if metric.id == "pfc2_orthoplex":
+        return "√(2 − √(2K/(K−1))) at a simplex ETF, 0 at an orthoplex"
     return "no value of its own" if metric.id.endswith(".noise") else "K − 1"
 
 

@@ -40,7 +40,10 @@ _CURES = {
     "no_between": "Look at the layer: at an untrained or dead layer this is the truth. Leave it out of `layers=`.",
     "no_variance": "The layer returns a constant. Leave it out, or check that the weights were loaded.",
     "two_classes": "Use `nc1`, `cdnv` and `pfc3`: for two classes the angles say nothing.",
-    "low_dimension": "Compare with the least possible value ([formulas, 2.1](theory.md)), not with 0; `gnc2` is meant for this case.",
+    "low_dimension": "Use `pfc2_tight_frame`, which can reach 0, and for K ≤ 2d `softmax_code` and `pfc2_orthoplex`: "
+    "[more classes than dimensions](how-to-choose.md#more-classes-than-dimensions).",
+    "no_orthoplex": "Use `pfc2_tight_frame`, which is defined for any number of classes.",
+    "no_softmax_code": "Use `pfc2_tight_frame`. `ncollapse.metrics.one_vs_rest_distance` returns the margin itself, for any K and d.",
     "odd_on_line": "Measure a wider layer.",
     "rank_deficient": "`rank_between` says how many directions there are. Means that coincide or lie in a plane are the usual cause.",
     "coincident_means": "`cdnv_matrix` of the moments shows which classes. Merge them, or leave one out with `classes=`.",

@@ -4,6 +4,8 @@ Nothing here comes from the library, and no formula is rearranged: covariances a
 pseudo-inverse is NumPy's, nearest centers are found by explicit distances.
 """
 
+import itertools
+
 import numpy as np
 
 EPS = np.finfo(np.float64).eps
@@ -88,6 +90,75 @@ def etf_gram(K):
 
 def gram_distance(G, target):
     return np.linalg.norm(G / np.linalg.norm(G) - target)
+
+
+def matchings(classes):
+    """All ways to pair classes."""
+    if not classes:
+        yield []
+    for other in classes[1:]:
+        for rest in matchings([k for k in classes[1:] if k != other]):
+            yield [(classes[0], other), *rest]
+
+
+def tight_frame_distance(M):
+    """Distance of the Gram matrix from the projection on its leading eigenvectors."""
+    K, d = M.shape
+    r = min(K - 1, d)
+    vectors = np.linalg.eigh(M @ M.T)[1][:, -r:]
+    return gram_distance(M @ M.T, vectors @ vectors.T / np.sqrt(r))
+
+
+def orthoplex_distance(M):
+    """The least distance over all pairs of classes, one after the other; nan without room or partners."""
+    K, d = M.shape
+    if K % 2 or K > 2 * d:
+        return np.nan
+    found = []
+    for pairs in matchings(list(range(K))):
+        corners = np.eye(K)
+        for k, j in pairs:
+            corners[k, j] = corners[j, k] = -1.0
+        found.append(gram_distance(M @ M.T, corners / np.linalg.norm(corners)))
+    return min(found)
+
+
+def seli_distance(M, n):
+    """Distance from the Gram matrix of the class means of the encoded labels, one column per sample."""
+    K, d = M.shape
+    if d < K - 1:
+        return np.nan
+    Z = np.repeat(np.eye(K) - 1.0 / K, n, axis=1)
+    _, values, U = np.linalg.svd(Z, full_matrices=False)
+    H = np.sqrt(values[: K - 1])[:, None] * U[: K - 1]
+    columns = np.stack([H[:, np.repeat(np.arange(K), n) == k].mean(axis=1) for k in range(K)])
+    G = columns @ columns.T
+    return gram_distance(M @ M.T, G / np.linalg.norm(G))
+
+
+def hull_distance(points):
+    """Distance of 0 from a convex hull: that of the nearest of all its faces' planes whose nearest point is inside."""
+    found = np.inf
+    for size in range(1, len(points) + 1):
+        for face in itertools.combinations(range(len(points)), size):
+            P = points[list(face)]
+            steps = (P[1:] - P[0]).T
+            if steps.shape[1] and np.linalg.matrix_rank(steps) < steps.shape[1]:
+                continue
+            shares = np.linalg.lstsq(steps, -P[0], rcond=None)[0] if steps.shape[1] else np.zeros(0)
+            if np.all(shares >= 0) and shares.sum() <= 1:
+                found = min(found, np.linalg.norm(P[0] + steps @ shares))
+    return found
+
+
+def softmax_code_gap(M):
+    K, d = M.shape
+    U = M / np.linalg.norm(M, axis=1, keepdims=True)
+    if K > 2 * d and d != 2:
+        return np.nan
+    margin = min(hull_distance(U[k] - np.delete(U, k, axis=0)) for k in range(K))
+    largest = K / (K - 1) if K <= d + 1 else 1 - np.cos(2 * np.pi / K) if d == 2 else 1.0
+    return 1 - margin / largest
 
 
 def equinorm(V, ddof=0):
@@ -182,6 +253,10 @@ def feature_metrics(H, y, K, convention="class"):
         "cdnv": cdnv(H, y, K),
         "separation": np.trace(SSw @ pseudo_inverse(SSb, max(K, d))),
         "pfc2": gram_distance(of_classes @ of_classes.T, etf_gram(K)),
+        "pfc2_tight_frame": tight_frame_distance(of_classes),
+        "pfc2_orthoplex": orthoplex_distance(of_classes),
+        "pfc2_seli": seli_distance(of_classes, counts(y, K)),
+        "softmax_code": softmax_code_gap(of_classes),
         "nc2_equinorm": equinorm(M, ddof),
         "nc2_equiangularity": equiangularity(M),
         "nc2_max_angle": max_angle(M),

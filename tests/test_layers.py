@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "ncollapse"
 
 # Floors of the house; a room may import rooms below its floor, and itself. `__init__` of the package hands names on.
 FLOORS = {
-    "version": 0, "near_words": 0, "tensor_fields": 0, "etf": 0, "margins": 0, "polygon": 0, "stop_signals": 0,
+    "version": 0, "near_words": 0, "tensor_fields": 0, "etf": 0, "margins": 0, "polygon": 0, "polytopes": 0, "stop_signals": 0,
     "error_words": 0, "default_device": 0, "recipe_fingerprint": 0,
     "extras": 1, "groups": 1, "machine": 1, "torchrun": 2, "records": 1, "recipes": 1, "statistics": 1, "hooks": 1,
     "data": 2, "models": 2, "drawing": 2, "metrics": 2,

@@ -1,4 +1,4 @@
-"""Simplex equiangular tight frames: the frame itself, its Helmert coordinates, and the frame nearest to given means."""
+"""Simplex equiangular tight frames: the frame itself, its Helmert coordinates, the frame nearest to given means, and SELI."""
 
 from __future__ import annotations
 
@@ -66,6 +66,18 @@ def simplex_etf(num_classes: int, dim: int, *, generator: torch.Generator | None
     gaussian = torch.randn(dim, num_classes - 1, generator=generator, dtype=torch.float64)
     orientation, _ = torch.linalg.qr(gaussian)
     return columns @ orientation.T
+
+
+def seli_grams(counts: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Compute the Gram matrices of classifier rows and class means of the simplex-encoded labels of counts (..., K)."""
+    # With (I - 11^T/K) Y = V L U^T they are V L V^T and U L U^T. Samples of a class are alike: one column per class, times the
+    # root of its count.
+    roots = counts.double().sqrt()
+    num_classes = roots.shape[-1]
+    encoded = (torch.eye(num_classes, dtype=torch.float64, device=roots.device) - 1 / num_classes) * roots.unsqueeze(-2)
+    left, values, right = torch.linalg.svd(encoded)
+    values = values.unsqueeze(-2)
+    return left * values @ left.mT, right.mT * values @ right / (roots.unsqueeze(-1) * roots.unsqueeze(-2))
 
 
 @dataclass(frozen=True, eq=False)

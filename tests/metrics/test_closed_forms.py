@@ -255,7 +255,7 @@ def test_two_classes_are_flagged_where_the_value_says_nothing():
 
 
 def test_an_unknown_target_is_named():
-    with pytest.raises(ValueError, match=r"target must be 'etf' or 'orthogonal_frame', got 'simplex'"):
+    with pytest.raises(ValueError, match=r"target must be 'etf', 'orthogonal_frame' or a Gram matrix, got 'simplex'"):
         m.etf_distance(torch.eye(3, dtype=torch.float64), target="simplex")
 
 

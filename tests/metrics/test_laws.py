@@ -48,7 +48,7 @@ def test_the_laws_hold(id):
 
 
 def assert_same(id, value, expected):
-    tolerance = 1e-12 if id.startswith(("pfc2", "nc2", "nc3", "gnc2", "unc3", "log_")) else 0.0
+    tolerance = 1e-12 if id.startswith(("pfc2", "nc2", "nc3", "gnc2", "unc3", "log_", "softmax")) else 0.0
     assert value.flags == expected.flags
     assert value.value == pytest.approx(expected.value, rel=1e-9, abs=tolerance, nan_ok=True), id
 
@@ -93,7 +93,8 @@ def test_bounds_hold_on_every_case(name, convention):
     values = evaluate_metrics(statistics_of(CASES[name], convention=convention), list(METRICS.values()))
     assert_within_bounds(values)
     if name not in ("one_sample_each", "one_dimension"):
-        assert {v.metric for v in values if math.isnan(v.value) and "." not in v.metric} <= {"snc1", "snc2", "snc3"}
+        some = {"snc1", "snc2", "snc3", "pfc2_orthoplex", "pfc2_seli", "softmax_code"}
+        assert {v.metric for v in values if math.isnan(v.value) and "." not in v.metric} <= some
 
 
 @given(st.integers(2, 6), st.integers(1, 8), st.floats(0.0, 5.0), SEEDS)

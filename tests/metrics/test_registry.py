@@ -43,8 +43,8 @@ def test_an_entry_is_complete(metric):
 # product cannot be negative, and its square 4. The logarithm of a mean inverse distance of unit vectors is at least -log 2.
 RANGES = {
     (0.0, 1.0): "nc1_total nc2_equiangularity nc2_equiangularity_weights unc3 pfc3 pfc3_error nc4 nc4_mismatch accuracy "
-    "pfc3.noise pfc3.leave_one_out",
-    (0.0, math.sqrt(2)): "pfc2 pfc2.noise pfc2.population",
+    "pfc3.noise pfc3.leave_one_out softmax_code",
+    (0.0, math.sqrt(2)): "pfc2 pfc2.noise pfc2.population pfc2_tight_frame pfc2_orthoplex pfc2_seli",
     (0.0, 2.0): "nc2_max_angle nc2_max_angle_weights nc2_etf_weights nc3_etf nc3_cosine",
     (0.0, 4.0): "nc3",
     (-math.log(2), math.inf): "hyperspherical_energy",
@@ -85,10 +85,11 @@ def test_every_explained_flag_is_used():
     ("two_classes", {"two_classes"}),
     ("two_imbalanced_classes", {"two_classes", "imbalanced"}),
     ("low_dimension", {"low_dimension"}),
-    ("one_dimension", {"low_dimension", "odd_on_line", "imbalanced"}),
-    ("means_on_a_line", {"imbalanced"}),
-    ("deep_collapse", {"imbalanced"}),
-    ("far_mean_tiny_std", {"imbalanced"}),
+    ("many_classes_few_dimensions", {"low_dimension", "imbalanced", "no_orthoplex", "no_softmax_code"}),
+    ("one_dimension", {"low_dimension", "odd_on_line", "imbalanced", "no_orthoplex", "no_softmax_code"}),
+    ("means_on_a_line", {"imbalanced", "no_orthoplex"}),
+    ("deep_collapse", {"imbalanced", "no_orthoplex"}),
+    ("far_mean_tiny_std", {"imbalanced", "no_orthoplex"}),
 ])  # fmt: skip
 def test_conditions_of_a_layer(name, conditions):
     assert statistics_of(CASES[name]).conditions() == [conditions]
@@ -97,11 +98,13 @@ def test_conditions_of_a_layer(name, conditions):
 def test_conditions_of_degenerate_layers():
     line = torch.tensor([[-1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     twice = torch.arange(3).repeat(2)
-    assert layer_statistics(line.repeat(2, 1), twice, 3).conditions()[0] == {"rank_deficient"}
+    assert layer_statistics(line.repeat(2, 1), twice, 3).conditions()[0] == {"rank_deficient", "no_orthoplex"}
     assert layer_statistics(line, torch.arange(3), 3).conditions()[0] == {
-        "rank_deficient", "single_samples", "single_centers", "single_left_out"
+        "rank_deficient", "single_samples", "single_centers", "single_left_out", "no_orthoplex"
     }  # fmt: skip
-    assert layer_statistics(torch.ones(6, 4), twice, 3).conditions()[0] == {"no_between", "same_centers", "no_variance"}
+    assert layer_statistics(torch.ones(6, 4), twice, 3).conditions()[0] == {
+        "no_between", "same_centers", "no_variance", "no_orthoplex"
+    }  # fmt: skip
     assert layer_statistics(line, torch.tensor([0, 1, 1]), 3).conditions()[0] == {"empty_class"}
     assert layer_statistics(line, torch.zeros(3).long(), 1).conditions()[0] == {"one_class"}
 
@@ -128,6 +131,7 @@ def test_selection_keeps_the_order_of_the_registry():
 
 LIGHT = [id for id, m in METRICS.items() if not m.needs & {"scatter", "parts", "left_out"}]
 ON_DEMAND = {"separation", "pfc3_error", "strong_collapse", "snc1", "snc2", "snc3"}
+ON_DEMAND |= {"pfc2_tight_frame", "pfc2_orthoplex", "pfc2_seli", "softmax_code"}
 
 
 def test_selecting_nothing_in_particular_leaves_out_matrices_repetitions_and_the_squared_loss():

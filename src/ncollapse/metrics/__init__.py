@@ -29,7 +29,17 @@ from ncollapse.metrics.duality import (
     strong_collapse_weights,
 )
 from ncollapse.metrics.entry import FLAGS, Metric, MetricValue, evaluate_metrics
-from ncollapse.metrics.geometry import equiangularity, equinorm, etf_distance, gram_distance, max_angle, row_sum
+from ncollapse.metrics.geometry import (
+    equiangularity,
+    equinorm,
+    etf_distance,
+    gram_distance,
+    max_angle,
+    orthoplex_distance,
+    row_sum,
+    seli_distance,
+    tight_frame_distance,
+)
 from ncollapse.metrics.layer_statistics import LayerStatistics
 from ncollapse.metrics.ood import (
     PrincipalSubspace,
@@ -48,7 +58,9 @@ from ncollapse.metrics.uniformity import (
     hyperspherical_energy,
     hyperspherical_variation,
     log_equinorm,
+    one_vs_rest_distance,
     pair_energy,
+    softmax_code_gap,
     uniform_duality,
 )
 from ncollapse.metrics.variability import (
@@ -105,7 +117,9 @@ __all__ = [
     "nci_score",
     "neco_score",
     "numerical_rank",
+    "one_vs_rest_distance",
     "ood_orthogonality",
+    "orthoplex_distance",
     "pair_energy",
     "participation_ratio",
     "row_sum",
@@ -113,13 +127,16 @@ __all__ = [
     "self_duality",
     "self_duality_cosine",
     "self_duality_etf",
+    "seli_distance",
     "separation",
+    "softmax_code_gap",
     "stable_rank",
     "strong_collapse",
     "strong_collapse_bias",
     "strong_collapse_features",
     "strong_collapse_weights",
     "subspace_alignment",
+    "tight_frame_distance",
     "uniform_duality",
     "weak_collapse",
     "weight_alignment",

@@ -18,7 +18,10 @@ FLAGS: dict[str, str] = {
     "no_between": "all class means coincide, so nothing relative to their spread is defined",
     "no_variance": "the features do not vary at all",
     "two_classes": "with two classes the value is the same for any features, since centered means are opposite",
-    "low_dimension": "a simplex ETF does not fit into fewer than K-1 dimensions, so the value at collapse cannot be reached",
+    "low_dimension": "a simplex ETF does not fit into fewer than K-1 dimensions, so the value at collapse cannot be reached; "
+    "pfc2_tight_frame has a reference that can",
+    "no_orthoplex": "an orthoplex has an even number of corners, at most 2d, or the best pairs of classes were not proven",
+    "no_softmax_code": "the best margin is known for K <= 2d or d = 2 only, and the margin is computed for up to 256 classes",
     "odd_on_line": "in one dimension an odd number of class means cannot be equally far from their center",
     "rank_deficient": "the class means span fewer than min(K-1, d) dimensions; the missing directions are left out",
     "coincident_means": "two class means coincide, so their distance-normalized variance is not defined",
@@ -40,7 +43,7 @@ FLAGS: dict[str, str] = {
     "no_noise": "nothing varies within a class, so that there is no noise to compare with",
     "unresolved": "a distance or direction between class means is within four standard errors of 0, so the value is uncertain",
     "unbounded": "these samples do not rule out that two class means coincide, so the value has no upper bound",
-    "many_classes": "estimates for a population hold K×K matrices and are computed for up to 1024 classes",
+    "many_classes": "the metric holds K×K matrices and is computed for up to 1024 classes",
     "over_budget": "the metric needs the final class means, but the features exceeded memory_budget and cannot be read again",
     "own_means": "decided with this split's own class means, because no training measurement was given: pass reference=",
 }

@@ -26,8 +26,8 @@ from ncollapse.statistics.scatter import ClassScatter
 from ncollapse.tensor_fields import stacked_tensors
 
 Need = Literal["centers", "logits", "classifier", "scatter", "parts", "left_out"]
-# Estimates for a population hold several K×K matrices.
-_MOST_CLASSES = 1024
+# Some metrics hold K×K matrices, and one solves a problem for each class.
+_MOST_CLASSES, _MOST_HULLS = 1024, 256
 # Layers with more numbers in their means, or more classes, are evaluated one by one: then calls cost little.
 _MOST_STACKED, _MOST_STACKED_CLASSES = 2**16, 128
 
@@ -147,11 +147,15 @@ class LayerStatistics:
         assert self.classifier is not None, "this metric names classifier in its needs"
         return cosine_sums(self.classifier.weight)
 
+    @property
+    def frame_means(self) -> Tensor:
+        """Class means minus their mean, for PFC2 in all conventions."""
+        return self.centered_means if self.parts.center == "class" else self.moments.centered_means("class")
+
     @cached_property
     def etf_distance(self) -> Tensor:
         """Distance of the class means' Gram matrix from a simplex ETF's, PFC2."""
-        own = self.parts.center == "class"
-        return etf_distance(self.centered_means if own else self.moments.centered_means("class"))
+        return etf_distance(self.frame_means)
 
     @cached_property
     def spread_share(self) -> Tensor:
@@ -233,6 +237,8 @@ class LayerStatistics:
             "own_means": self.own_means,
             "two_classes": num_classes == 2,
             "low_dimension": dim < num_classes - 1,
+            "no_orthoplex": num_classes % 2 == 1 or num_classes > 2 * dim,
+            "no_softmax_code": (num_classes > 2 * dim and dim != 2) or num_classes > _MOST_HULLS,
             "imbalanced": fewest != most,
             # Around the mean of samples, unequal counts can balance an odd number of means.
             "odd_on_line": dim == 1 and num_classes % 2 == 1 and (self.parts.center == "class" or fewest == most),

@@ -30,6 +30,7 @@ _ZHU = "Zhu et al. (2021), NeurIPS"
 _ZHAO = "Zhao, Cheng, Masarczyk & Lucchi (2026), ICLR, arXiv 2602.16642"
 _WU = "Wu & Papyan (2024), NeurIPS"
 _PFC = "Progressive feedforward collapse, arXiv 2405.00985"
+_JIANG = "Jiang et al. (2024), ICML, arXiv 2310.05351"
 
 _NO_SPREAD = frozenset({"no_between"})
 _NO_ROOM = frozenset({"low_dimension"})
@@ -56,6 +57,38 @@ def _decisions_of(s: LayerStatistics) -> ClassDecisions:
 
 def _classifier_of(s: LayerStatistics) -> LinearClassifier:
     return cast(LinearClassifier, s.classifier)
+
+
+def _reference_entries() -> list[Metric]:
+    """Return the entries that compare the class means with other frames than the simplex ETF."""
+    means: dict[str, Any] = {
+        "needs": frozenset(), "nan_flag": "mean_at_center", "noise": _spread, "flagged_when": frozenset({"two_classes"}),
+    }  # fmt: skip
+    falling: dict[str, Any] = {"at_collapse": 0.0, "direction": "decreases"}
+    frame: dict[str, Any] = {"bounds": (0.0, math.sqrt(2.0)), **means}
+    return [
+        Metric(
+            "pfc2_tight_frame", "distance of the class means' Gram matrix from the nearest tight frame's, for any K and d",
+            lambda s: geometry.tight_frame_distance(s.frame_means), reference="Dang et al. (2023), ICML, arXiv 2301.00437",
+            undefined_when=_NO_SPREAD, **falling, **frame,
+        ),
+        Metric(
+            "pfc2_orthoplex", "distance of the class means' Gram matrix from that of an orthoplex, for even K <= 2d",
+            lambda s: geometry.orthoplex_distance(s.frame_means), reference=_JIANG, at_collapse=None, direction="none",
+            undefined_when=_NO_SPREAD | {"no_orthoplex", "many_classes"}, **frame | {"nan_flag": "no_orthoplex"},
+        ),
+        Metric(
+            "pfc2_seli", "distance of the class means' Gram matrix from that of unequal counts (SELI), for K <= d+1",
+            lambda s: geometry.seli_distance(s.frame_means, s.moments.counts),
+            reference="Thrampoulidis et al. (2022), NeurIPS", undefined_when=_NO_SPREAD | _NO_ROOM | {"many_classes"},
+            **falling, **frame,
+        ),
+        Metric(
+            "softmax_code", "shortfall of the class means' smallest margin, each against all others, from the largest possible",
+            lambda s: uniformity.softmax_code_gap(s.frame_means), reference=_JIANG, bounds=(0.0, 1.0),
+            undefined_when=_NO_SPREAD | {"no_softmax_code"}, **falling, **means,
+        ),
+    ]  # fmt: skip
 
 
 def _weight_entries() -> list[Metric]:
@@ -196,6 +229,7 @@ METRICS: dict[str, Metric] = {
     for metric in (
         *variability_entries(),
         *geometry_entries(),
+        *_reference_entries(),
         *_weight_entries(),
         *uniformity_entries(),
         *_duality_entries(),

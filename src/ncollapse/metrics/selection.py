@@ -20,8 +20,10 @@ CORE = ("accuracy", "pfc1", "pfc2", "pfc3", "nc1", "nc2_equiangularity", "nc3", 
 WORDS = ("core", "all", "population")
 
 # Not computed by default. The first two repeat another row: separation is K times nc1 (with its own class weights), pfc3_error
-# is 1 - pfc3. SNC1-3 are defined for the squared loss, and a measurement does not know the loss.
-_ON_DEMAND = frozenset({"separation", "pfc3_error", "snc1", "snc2", "snc3"})
+# is 1 - pfc3. SNC1-3 are defined for the squared loss, and a measurement does not know the loss. The rest compares with
+# frames that a network has with more classes than dimensions, or with unequal counts.
+_OTHER_FRAMES = frozenset({"pfc2_tight_frame", "pfc2_orthoplex", "pfc2_seli", "softmax_code"})
+_ON_DEMAND = frozenset({"separation", "pfc3_error", "snc1", "snc2", "snc3"}) | _OTHER_FRAMES
 # Equal to pfc1, unless the class means of another split decide.
 _FOR_REFERENCE = "strong_collapse"
 
@@ -33,7 +35,8 @@ def select_metrics(metrics: MetricChoice, *, by_reference: bool = False) -> list
         metrics: Ids in any case ("NC1"), ``Metric`` values of your own, and the words "core" (the printed ones), "all" (all
             that need neither a d×d scatter matrix nor are estimates for a population) and "population" (all such estimates).
             None selects "all" without metrics that repeat another one on the same data (``separation``, ``pfc3_error``,
-            ``strong_collapse``) or hold for the squared loss only (``snc1``-``snc3``).
+            ``strong_collapse``), hold for the squared loss only (``snc1``-``snc3``) or compare with other frames than the
+            simplex ETF (``pfc2_tight_frame``, ``pfc2_orthoplex``, ``pfc2_seli``, ``softmax_code``).
         by_reference: Whether the class means of another split decide. Then ``strong_collapse`` is not a repetition.
 
     Raises:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ncollapse.metrics.pairs import TILE, PairTile, add_pairs
+from ncollapse.polytopes import hull_distances
 
 Kernel = Literal["log", "riesz", "distance"]
 Variation = Literal["std", "cov", "var"]
@@ -168,6 +169,67 @@ def hyperspherical_variation(
     no simplex ETF exists.
     """
     return pair_energy(rows, kernel=kernel, exponent=exponent).variation(statistic)
+
+
+def one_vs_rest_distance(rows: Tensor) -> Tensor:
+    r"""Return the one-versus-rest distance of directions, :math:`\min_k \mathrm{dist}(u_k, \mathrm{conv}\{u_l : l \ne k\})`.
+
+    :math:`u_k = v_k / \lVert v_k \rVert`, and conv is the convex hull. It is the largest margin at which every direction is
+    separated from all others by a plane. In [0, 2]: 0 if a direction lies in the hull of others; nan if a row is zero or K = 1.
+    One problem of least squares for each row, in min(K, d) + 1 dimensions.
+
+    Reference:
+        Jiang et al. (2024), ICML, arXiv 2310.05351.
+
+    Example:
+        >>> from ncollapse.etf import simplex_etf
+        >>> round(one_vs_rest_distance(simplex_etf(5, 8)).item(), 6)
+        1.25
+    """
+    if rows.ndim > 2:
+        return torch.stack([one_vs_rest_distance(layer) for layer in rows])
+    units = rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    if len(rows) < 2 or not torch.isfinite(units).all():
+        return rows.sum() * math.nan
+    if rows.shape[1] > len(rows):
+        # The same inner products in fewer coordinates.
+        units = torch.linalg.qr(units.T)[1].T
+    return rows.new_tensor(hull_distances(units.cpu().numpy()).min())
+
+
+def softmax_code_gap(rows: Tensor) -> Tensor:
+    r"""Return how far the one-versus-rest distance of the rows falls short of a softmax code's, which is the largest possible.
+
+    :math:`1 - \rho / \rho^*` with the distance ρ of ``one_vs_rest_distance``. Its maximum ρ* over K unit vectors of size d is
+    K/(K-1) for K <= d+1, which only a simplex ETF has, and :math:`1 - \cos(2\pi/K)` for d = 2, which only a regular polygon
+    has. It is 1 for d+1 < K <= 2d: the orthoplex has it, and so have simplices in orthogonal subspaces.
+
+    In [0, 1]; identically 0 for K = 2. nan if a row is zero, and for K > 2d > 4, where no closed form of ρ* is known. Norms do
+    not matter: see ``equinorm``.
+
+    Args:
+        rows: Centered class means, or classifier rows, shape (K, d), float64. A code whose vectors do not sum to zero, as an
+            orthoplex without some of its corners, is moved by centering.
+
+    Reference:
+        Jiang et al. (2024), ICML, arXiv 2310.05351; for d+1 < K <= 2d also Alcala et al. (2026), arXiv 2603.20587.
+
+    Example:
+        >>> triangles = torch.block_diag(*[torch.eye(3, dtype=torch.float64) - 1 / 3] * 2)
+        >>> round(softmax_code_gap(triangles @ torch.linalg.svd(triangles)[0][:, :4]).item(), 6)
+        0.0
+    """
+    num_classes, dim = rows.shape[-2:]
+    if num_classes <= dim + 1:
+        largest = num_classes / max(1, num_classes - 1)
+    elif dim == 2:
+        largest = 1 - math.cos(2 * math.pi / num_classes)
+    elif num_classes <= 2 * dim:
+        largest = 1.0
+    else:
+        return rows.sum(dim=(-2, -1)) * math.nan
+    # Rounding may exceed the maximum.
+    return (1 - one_vs_rest_distance(rows) / largest).clamp(min=0)
 
 
 def uniform_duality(weight: Tensor, centered_means: Tensor, *, statistic: Variation = "std") -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from ncollapse.etf import seli_grams
 from ncollapse.extras import missing_extra
 from ncollapse.surrogates.layer_peeled import LayerPeeled
 from ncollapse.surrogates.solving.arguments import check_counts, check_positive
@@ -85,11 +86,7 @@ def seli_geometry(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         Thrampoulidis, Kini, Vakilian & Behnia (2022), NeurIPS.
     """
     check_counts(counts)
-    roots = torch.tensor(list(counts), dtype=torch.float64).sqrt()
-    # Samples of a class are alike: one column per class, times √n_k.
-    encoded = (torch.eye(len(roots), dtype=torch.float64) - 1 / len(roots)) * roots
-    left, values, right = torch.linalg.svd(encoded)
-    return left * values @ left.T, right.T * values @ right / torch.outer(roots, roots)
+    return seli_grams(torch.tensor(list(counts), dtype=torch.float64))
 
 
 def minority_cosine(solution: Solution, num_majority: int) -> float:
