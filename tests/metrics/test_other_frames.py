@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from cases import layer_statistics
 from ncollapse import metrics as m
 from ncollapse.etf import simplex_etf
-from ncollapse.metrics import FLAGS, METRICS, evaluate_metrics
+from ncollapse.metrics import FLAGS, METRICS, LayerStatistics, evaluate_metrics
+from ncollapse.statistics import ClassMoments
 from ncollapse.surrogates import seli_geometry
 
 FRAMES = ["pfc2_tight_frame", "pfc2_orthoplex", "pfc2_seli", "softmax_code"]
@@ -24,7 +24,7 @@ def values_of(means, counts=None):
     order = torch.randperm(num_classes, generator=torch.Generator().manual_seed(3))
     labels = torch.arange(num_classes).repeat_interleave(torch.tensor(counts or [2] * num_classes))
     turned = 3.7 * means @ torch.linalg.qr(normal(1, dim, dim))[0] + normal(2, dim)
-    statistics = layer_statistics(turned[labels], order[labels], num_classes)
+    statistics = LayerStatistics(ClassMoments.from_batch(turned[labels], order[labels], num_classes))
     return {v.metric: v for v in evaluate_metrics(statistics, [METRICS[id] for id in ["pfc2", *FRAMES]])}
 
 
@@ -118,7 +118,7 @@ def test_the_least_of_the_squared_loss_in_few_dimensions_is_a_tight_frame():
     # Gradient descent on the unconstrained features model: 6 classes of equal counts in 3 dimensions, and a bias.
     weight, means, bias = (part.requires_grad_() for part in (normal(0, 6, 3), normal(1, 6, 3), normal(2, 6)))
     optimizer = torch.optim.LBFGS(
-        [weight, means, bias], max_iter=2000, tolerance_grad=1e-13, tolerance_change=0, line_search_fn="strong_wolfe"
+        [weight, means, bias], max_iter=300, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
     )
 
     def loss():
