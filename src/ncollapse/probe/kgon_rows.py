@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 
 import torch
@@ -55,13 +56,14 @@ class KgonRows:
         keys = labels * self._stride + ranks_in_class(labels, self._before)
         self._before += torch.bincount(labels, minlength=len(self._before))
         self._rows = rows = torch.isin(keys, self._keys).nonzero().flatten()
+        self._in_order: list[int] = rows.tolist()
         self._labels.append(labels[rows])
         self._indices.append(self._seen + (rows if positions is None else positions.cpu()[rows]))
         self._seen += num_rows
 
     def add_layer(self, name: str, residual: Tensor, means: Tensor, start: int = 0) -> None:
         """Add the coordinates at one layer of the rows of the batch from ``start`` on, given relative to the class means."""
-        inside = (self._rows >= start) & (self._rows < start + len(residual))
+        inside = slice(*(bisect_left(self._in_order, end) for end in (start, start + len(residual))))
         own = means.index_select(0, self._labels[-1][inside].to(means.device))
         chosen = residual.index_select(0, (self._rows[inside] - start).to(residual.device))
         self._coordinates.setdefault(name, []).append((chosen + own).cpu())
