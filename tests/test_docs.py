@@ -240,7 +240,7 @@ def test_figures_of_speed_are_those_of_the_benchmark():
         assert [part for part in paragraphs if re.search(r"\d\.\d|\d×", module["MARK"].sub("", part))] == []
 
 
-def test_costs_that_no_benchmark_measures_tell_their_commit_and_machine():
+def test_costs_that_no_benchmark_measures_tell_their_day_and_commit():
     """Seconds, forward passes and memory in sentences without a mark."""
     mark = runpy.run_path(str(ROOT / "docs" / "write_records.py"))["MARK"]
     cost = re.compile(r"\d (?:s|GB|minutes)\b|\d forward passes")
