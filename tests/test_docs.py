@@ -290,9 +290,22 @@ def test_the_run_that_can_be_stopped_is_run(tmp_path, monkeypatch):
     assert read_run(tmp_path / "runs" / "short").status.state == "finished"
 
 
+def test_the_metric_with_a_frame_of_your_own_is_measured():
+    given = (
+        "import ncollapse as nc, torch\n"
+        "from ncollapse.etf import simplex_etf\n"
+        "K, frame = 4, simplex_etf(4, 6)\n"
+        "h, y = frame.repeat(3, 1), torch.arange(4).repeat(3)\n"
+    )
+    (code,) = blocks("python", ROOT / "docs" / "how-to-choose.md")
+    assert float(fresh_process("-c", f"{given}{code}\nprint(m.value('pfc2_mine'))")) == pytest.approx(0, abs=1e-7)
+
+
 def test_every_page_with_code_is_run():
     # Some in tests/integrations/test_examples.py, tests/distributed/test_torchrun.py and tests/test_tutorials.py.
-    stems = "command-line measuring clusters diagnosis discovery index integrations processes results testing".split()
+    stems = (
+        "command-line measuring clusters diagnosis discovery how-to-choose index integrations processes results testing".split()
+    )
     assert {page.name for page in PAGES if blocks("python", page)} == {"README.md", *(f"{stem}.md" for stem in stems)}
 
 
