@@ -6,6 +6,7 @@ from typing import Any
 
 from ncollapse.experiments import EXPERIMENTS, recorded, standings
 from ncollapse.experiments.page import value_words
+from ncollapse.recipes import RECIPES
 
 # A claim, its verdict, and what that says; shown where the claim has this verdict. Fields are filled from `facts`.
 READINGS = (
@@ -74,13 +75,13 @@ READINGS = (
     (
         "deep_helps_nc1",
         "holds",
-        "*Does depth beat its control?* Yes, for what was tested: 200 handwritten digits, no biases in the blocks, no trained "
-        "stem, rounded ReLUs, and {deep_arms}. At the same λ and after as many steps, deeper networks have a lower objective "
-        "and a smaller NC1 and NC3 than the shallowest, if both runs are stationary; a smaller NC2 in {deep_nc2_right} of "
-        "{deep_nc2_votes} settings. The runs round off the kinks of ReLU because descent on "
+        "*Does depth beat its control?* Yes, for what was tested: {deep_recipe}, rounded ReLUs, and "
+        "{deep_arms}. At the same λ and after as many steps, deeper networks have a lower objective "
+        "and a smaller NC1 and NC3 than the shallowest, if both runs are stationary; a smaller NC2 in {deep_right} of "
+        "{deep_votes} settings. The runs round off the kinks of ReLU because descent on "
         "a ReLU network ends on kinks, where no gradient vanishes ([how](claims.md), `deep:kinks`). {deep_over_settings} "
-        "In the paper's negative control, blocks of two linear layers with the same λ for every L, the claim that depth does "
-        "not improve a metric {deep_control}. "
+        "In the paper's negative control, L-RN2 with the same λ for every L, the claim that depth does not improve a metric "
+        "{deep_control}. "
         "Without the condition, at equal steps, the statement that NC1, NC2 and NC3 all fall with L {fig2_rn1} for L-RN1 on "
         "MNIST (`deep:fig2-rn1`). For L-RN2 with λ ∝ 1/L, where a deep network collapses more for its smaller λ alone, it "
         "{fig1_rn2} (`deep:fig1-rn2`).",
@@ -133,9 +134,10 @@ def facts_of_depth(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict
         "that this carries over to other settings."
     )
     return {
+        "deep_recipe": RECIPES["deep_rn1_plain"]().description.partition(":")[0].partition(" on ")[2],
         "deep_arms": arms_of_depth(ledger),
-        "deep_nc2_right": sum(row["stands"] == "right" for row in rows["nc2"]["by_setting"].values()),
-        "deep_nc2_votes": rows["nc2"]["votes"],
+        "deep_right": sum(row["stands"] == "right" for row in rows["nc2"]["by_setting"].values()),
+        "deep_votes": rows["nc2"]["votes"],
         "deep_control": listed(
             [f"{name} {claims[f'deep_control_{name.lower()}']['verdict']}" for name in ("NC1", "NC2", "NC3")]
         ),
@@ -151,7 +153,7 @@ def arms_of_depth(ledger: Mapping[str, Any]) -> str:
     found = [(re.search(r"num_blocks=([\d,]+) ", line), line) for line in commands if line.startswith(_DEEP)]
     arms = {}
     for match, line in found:
-        kind = "two linear layers" if "linear_layers=2" in line else "one linear layer"
+        kind = "L-RN2" if "linear_layers=2" in line else "L-RN1"
         loss = "mean squared error" if "loss=mse" in line else "cross-entropy"
         if match:
             arms[f"L = {listed(match[1].split(','))} blocks ({kind}, {loss})"] = None

@@ -35,7 +35,8 @@ def simplices(size, number):
 @pytest.mark.parametrize("noise", [0.0, 1e-10, 0.03])
 def test_pairs_where_circles_of_odd_length_cost_less(noise):
     gram = simplices(3, 2) + noise * (lambda a: a + a.T)(np.random.default_rng(3).normal(size=(6, 6)))
-    assert cost_of(gram, antipodal_pairs(gram)) == pytest.approx(least(gram), rel=1e-12)
+    # The linear program tells sums apart that differ by more than 1e-9 of the largest product, which is 2/3 here.
+    assert cost_of(gram, antipodal_pairs(gram)) == pytest.approx(least(gram), abs=1e-9 * 2 / 3 if 0 < noise < 1e-9 else 1e-12)
 
 
 @pytest.mark.parametrize(("size", "number"), [(3, 4), (3, 20), (5, 2), (5, 20), (7, 6)])

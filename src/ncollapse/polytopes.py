@@ -17,7 +17,7 @@ _MOST_ROUNDS = 100
 
 
 def antipodal_pairs(gram: Array) -> Array | None:
-    """Pair K vectors, K even, so that the sum of the pairs' inner products is least.
+    """Pair K vectors, K even, so that the sum of the pairs' inner products is least, to 1e-9 of the largest product.
 
     Returns:
         The partner of each vector; None if no pairs were proven to be best.

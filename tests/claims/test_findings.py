@@ -137,7 +137,7 @@ README = (
     ("line_pfc1_projection", "theorem1_line"),
     ("line_pfc2_projection",),
     ("transport_near",),
-    ("deep_helps_excess", "deep_helps_nc1", "deep_helps_nc2", "deep_helps_nc3"),
+    ("deep_helps_excess", "deep_helps_nc1", "deep_helps_nc3"),
 )
 
 

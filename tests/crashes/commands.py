@@ -28,7 +28,7 @@ from ncollapse.experiments import EXPERIMENTS, Experiment, Found, Panel, Point
 from ncollapse.experiments.work import Work
 from ncollapse.recipes import override, recipe_by_name
 from ncollapse.records import ReportError, Run, read_run
-from ncollapse.report.markup import environment
+from ncollapse.report.markup import jinja_environment
 from ncollapse.studies import run_recipe
 from ncollapse.studies.workers import work
 from ncollapse.targets import Target, measure_target
@@ -152,7 +152,7 @@ def warm_up(folder: Path) -> None:
     measure_target(Target(str(folder)))
     import_module("rich.progress")
     for page in ("frame", "run", "comparison", "sweep", "experiment"):
-        environment().get_template(f"{page}.html")
+        jinja_environment().get_template(f"{page}.html")
     # What is there already is neither looked at again nor copied by the processes that are forked.
     gc.collect()
     gc.freeze()

@@ -118,7 +118,7 @@ def test_the_summary_says_what_the_page_says(path, tmp_path):
         assert m.depth_results.theorem1.holds is run.last.theorem1.holds
     else:
         assert f"{m.value('pfc1', 0):.3g} → {m.value('pfc1'):.3g}" in m.summary()
-        with pytest.raises(AttributeError, match="geodesic needs a measurement along the samples' paths"):
+        with pytest.raises(AttributeError, match="depth_results needs a measurement along the samples' paths"):
             m.depth_results  # noqa: B018
 
 

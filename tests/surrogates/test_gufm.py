@@ -167,7 +167,7 @@ def test_no_way_needs_no_block():
         ),
         (
             lambda: GUFM(balanced(4, 2), 6, loss="cross_entropy", lambda_w=0.1).distance(normal(0, 4, 5), normal(1, 8, 6)),
-            r"distance needs a weight of shape \(4, 6\) for features of shape \(8, 6\), got \(4, 5\)\.",
+            r"distance needs weights \(4, 6\) for features \(8, 6\), got \(4, 5\)\.",
         ),
         (
             lambda: GUFM(balanced(4, 2), 6, loss="cross_entropy", lambda_w=0.1).distance(normal(0, 4, 6), normal(1, 7, 6)),
@@ -199,11 +199,11 @@ def test_no_way_needs_no_block():
         ),
         (
             lambda: GUFM(balanced(4, 1), 3, loss="cross_entropy", lambda_w=0.1).closed_form(),
-            r"a frame of rank 3, which needs dim >= 4, got 3\.",
+            r"a frame of rank 3, needs dim >= 4, got 3\.",
         ),
         (
             lambda: GUFM(balanced(5, 1), 4, loss="mse", lambda_w=0.1, bias="free").closed_form(),
-            r"a frame of rank 4, which needs dim >= 5, got 4\.",
+            r"a frame of rank 4, needs dim >= 5, got 4\.",
         ),
         (
             lambda: great_circle_blocks(torch.ones(4), torch.ones(4), 2),

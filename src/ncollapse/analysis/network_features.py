@@ -19,7 +19,7 @@ from ncollapse.hooks.tapped_network import TappedNetwork
 from ncollapse.hooks.untouched import device_of, network_of
 from ncollapse.probe.first_pass import NO_DATA
 from ncollapse.probe.layer_batch import NetworkBatch
-from ncollapse.probe.loader_batches import BatchReading, network_batches
+from ncollapse.probe.loader_batches import BatchPlan, network_batches
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class FeatureReader:
         self, batches: Iterable[Any], most_samples: int | None = None, *, labeled: bool = True
     ) -> Iterator[NetworkBatch]:
         """Yield batches until there are enough samples."""
-        reading = BatchReading(self._unpack if labeled else self._unlabeled, self._call)
+        reading = BatchPlan(self._unpack if labeled else self._unlabeled, self._call)
         device, count = device_of(self.model), 0
         for batch in network_batches(self.taps, batches, reading, device, lambda done, total: None):
             yield batch

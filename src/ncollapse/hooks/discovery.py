@@ -118,9 +118,7 @@ class Discovery:
             may_reorder=trace.may_reorder or not trace.is_followed,
         )
 
-    def _chosen(
-        self, trace: Trace, head: Head, read: TokenReading, num_rows: int
-    ) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
+    def _chosen(self, trace: Trace, head: Head, read: TokenReading, rows: int) -> tuple[tuple[Tap, ...], str, dict[str, str]]:
         """Return the taps, how they were found, and what was left out with the reason."""
         others = dict.fromkeys(head.others, "another head")
         if self.taps is not None:
@@ -129,7 +127,7 @@ class Discovery:
         if self.every:
             return tuple(Tap(call.name) for call in _usable(trace, head)), "", others
         taps, found, left_out = self._search(trace, head, read)
-        left_out |= without_rows(_before(trace, head), _usable(trace, head), num_rows)
+        left_out |= without_rows(_before(trace, head), _usable(trace, head), rows)
         return taps, found, left_out | dict.fromkeys(self.modules.scripted, "scripted") | others
 
     def _look(self, inputs: Any, follow: bool = False, partly: bool = False) -> Trace:

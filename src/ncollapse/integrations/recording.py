@@ -16,7 +16,7 @@ from ncollapse.integrations.logs import CSVLog, JSONLLog, Log, logged_rows
 from ncollapse.measurement.measurement import Measurement
 from ncollapse.measurement.path_choice import NoPathError
 from ncollapse.probe.class_choice import default_classes
-from ncollapse.probe.loader_batches import BatchReading
+from ncollapse.probe.loader_batches import BatchPlan
 from ncollapse.probe.measure import measure_network
 from ncollapse.probe.request import Request
 from ncollapse.records.rows import Row
@@ -53,7 +53,7 @@ class Measurer:
                 f"Further arguments must be those of measure, got {', '.join(unknown)}. Choose from: {', '.join(known)}."
             )
         self._check = bool(options.get("check", False))
-        self._reading = BatchReading(**{name: options[name] for name in _RUNNING if name in options and name != "check"})
+        self._reading = BatchPlan(**{name: options[name] for name in _RUNNING if name in options and name != "check"})
         given = {"classes": default_classes(self._reading.unpack), **options}
         self._request = Request(**{name: value for name, value in given.items() if name not in _RUNNING})
         self.table: list[Row] = []

@@ -20,7 +20,7 @@ from ncollapse.probe.class_choice import ClassChoice, default_classes
 from ncollapse.probe.first_pass import NO_DATA
 from ncollapse.probe.group_checks import read_classifier
 from ncollapse.probe.layer_batch import LayerBatch
-from ncollapse.probe.loader_batches import BatchReading, network_batches
+from ncollapse.probe.loader_batches import BatchPlan, network_batches
 from ncollapse.probe.request import Request
 from ncollapse.statistics.batch import check_labels
 
@@ -115,7 +115,7 @@ def collect_features(
     request = Request(
         num_classes, layers, classifier, default_classes(unpack) if classes is None else classes, min_per_class=min_per_class
     )
-    model, reading = network_of(model), BatchReading(unpack, call, ignore_index, rows)
+    model, reading = network_of(model), BatchPlan(unpack, call, ignore_index, rows)
     discovery = Discovery(model, request.layers, request.named_classifier, request.num_classes)
     with TappedNetwork(model, discovery.plan, num_classes=request.num_classes, check=check, batches=batches) as taps:
         passing = network_batches(taps, batches, reading, device_of(model), lambda done, total: None)

@@ -19,7 +19,7 @@ _END = object()
 
 
 @dataclass(frozen=True, eq=False)
-class BatchReading:
+class BatchPlan:
     """How a batch is read: the arguments of ``measure``, and what a trainer does to its batches first."""
 
     unpack: Unpack = unpack_batch
@@ -67,7 +67,7 @@ def _theirs(batches: Iterable[Any]) -> Iterator[Any]:
 def network_batches(
     taps: TappedNetwork,
     batches: Iterable[Any],
-    reading: BatchReading,
+    reading: BatchPlan,
     device: torch.device,
     report: Callable[[int, int | None], None],
 ) -> Iterator[NetworkBatch]:

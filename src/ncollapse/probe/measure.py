@@ -26,7 +26,7 @@ from ncollapse.probe.class_choice import ClassChoice, default_classes
 from ncollapse.probe.first_pass import collect
 from ncollapse.probe.group_checks import check_same_network, classifier_of, first_buffers, shared_plan
 from ncollapse.probe.layer_batch import LayerBatch, NetworkBatch, named_layers, row_parts
-from ncollapse.probe.loader_batches import BatchReading, network_batches
+from ncollapse.probe.loader_batches import BatchPlan, network_batches
 from ncollapse.probe.progress import Progress, reported
 from ncollapse.probe.request import ClassifierChoice, Request, classifier_on
 from ncollapse.statistics.centers import LinearClassifier
@@ -155,9 +155,7 @@ def measure(
             group=group,
             where="",
         )
-    return measure_network(
-        request, model, batches, BatchReading(unpack, call, ignore_index, rows), progress=progress, check=check
-    )
+    return measure_network(request, model, batches, BatchPlan(unpack, call, ignore_index, rows), progress=progress, check=check)
 
 
 @on_the_cpu
@@ -165,7 +163,7 @@ def measure_network(
     request: Request,
     model: nn.Module,
     batches: Iterable[Any],
-    reading: BatchReading | None = None,
+    reading: BatchPlan | None = None,
     *,
     progress: Progress | bool | None = None,
     check: bool = False,
@@ -188,7 +186,7 @@ def measure_network(
     with reported(progress) as report, first_buffers(model, processes), taps:
 
         def source() -> Iterator[NetworkBatch]:
-            return network_batches(taps, batches, reading or BatchReading(), device, report)
+            return network_batches(taps, batches, reading or BatchPlan(), device, report)
 
         repeatable = not isinstance(batches, Iterator)
         totals = collect(source, request, budget, classifiers, repeatable=repeatable, processes=processes)

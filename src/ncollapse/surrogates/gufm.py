@@ -161,9 +161,7 @@ class GUFM(CountsProblem):
         """Return the global minimum where it is ``exact``: the optimal frame, orthogonal to the all-ones vector."""
         if not self.exact:
             rank = self._most_spanned
-            raise ValueError(
-                f"The optimum is a frame of rank {rank}, which needs dim >= {rank + 1}, got {self.dim}. Raise dim."
-            )
+            raise ValueError(f"The optimum, a frame of rank {rank}, needs dim >= {rank + 1}, got {self.dim}. Raise dim.")
         means = self.frame @ helmert_basis(self.dim)[: self._spanned]
         point = {"weight": self.scale * means, "raw": means[self.labels]}
         if self.bias == "free":
@@ -198,10 +196,7 @@ class GUFM(CountsProblem):
         fitting = (self.num_classes, features.shape[1])
         if weight.shape != fitting:
             found, of = tuple(weight.shape), tuple(features.shape)
-            raise ValueError(
-                f"distance needs a weight of shape {fitting} for features of shape {of}, got {found}. Pass both of one "
-                "solution."
-            )
+            raise ValueError(f"distance needs weights {fitting} for features {of}, got {found}. Pass both of one solution.")
         check_finite("distance", features)
         if labels is None and len(features) != len(self.labels):
             lengths = f"{len(self.labels)} labels of the model and {len(features)} features"
