@@ -122,8 +122,7 @@ docs-here: $(STAMP)
 	$(BIN)/python -m sphinx -b html -W --keep-going -q -c docs . site
 	@echo "Site: site/index.html"
 
-docs-check: export VENV = .venv-docs
-docs-check: export EXTRAS = site
+docs-check: export EXTRAS = dev,site
 docs-check:
 	$(MAKE) --no-print-directory $@-here
 
