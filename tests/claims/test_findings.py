@@ -21,10 +21,8 @@ NUMBER_WORDS = "two three four five six seven eight nine ten eleven twelve thirt
 
 
 @pytest.fixture(scope="module")
-def module():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(DOCS))
-        yield importlib.import_module("write_findings")
+def module(script):
+    return script("write_findings")
 
 
 @pytest.fixture

@@ -15,10 +15,8 @@ N = RULES.least_draws
 
 
 @pytest.fixture(scope="module")
-def module():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(DOCS))
-        yield importlib.import_module("write_claims")
+def module(script):
+    return script("write_claims")
 
 
 @pytest.fixture

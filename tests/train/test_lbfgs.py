@@ -79,6 +79,8 @@ def test_its_memory_is_empty_after_its_iterations(iterations: int, steepest: boo
 
 
 def test_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match=r"lbfgs computes in float64, got train\.precision=bfloat16"):
+        replace(CONFIG, precision="bfloat16")
     with pytest.raises(ValueError, match=r"train\.iterations must be an integer of 1 or more, got 0"):
         TrainConfig(iterations=0)
     with pytest.raises(ValueError, match=r"lbfgs needs train.clip_norm=null, got 1.0"):

@@ -110,6 +110,10 @@ class TrainConfig:
             raise ValueError(
                 f"train.optimizer=lbfgs needs train.clip_norm=null, got {self.clip_norm}. A line search needs true gradients."
             )
+        if self.optimizer == "lbfgs" and self.precision == "bfloat16":
+            raise ValueError(
+                "train.optimizer=lbfgs computes in float64, got train.precision=bfloat16. Leave the precision float32."
+            )
         for field in ("deterministic", "compiled"):
             if not isinstance(getattr(self, field), bool):
                 raise ValueError(f"train.{field} must be true or false, got {getattr(self, field)!r}. Pass one of them.")
