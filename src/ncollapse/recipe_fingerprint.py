@@ -29,6 +29,7 @@ YOUNGER: dict[str, Any] = {
     "data.imbalance": 1.0,
     "data.minority": None,
     "data.labels": "fine",
+    "data.downscale": 1,
     "measure.test": False,
 }
 

@@ -46,6 +46,23 @@ def test_mixture_takes_seed_split_and_size() -> None:
     assert load_samples(DataConfig("gaussian_mixture")).num_samples == 400
 
 
+@pytest.mark.parametrize("scaling", ["norm64", "none"])
+def test_images_are_downscaled_by_means_of_squares(scaling: str) -> None:
+    config = DataConfig(scaling=scaling, per_class=3, downscale=2)  # type: ignore[arg-type]
+    data, whole = load_samples(config), load_samples(replace(config, downscale=1))
+    images = whole.inputs.reshape(-1, 8, 8)
+    means = sum(images[:, row::2, column::2] for row in (0, 1) for column in (0, 1)) / 4
+    gain = 2 if scaling == "norm64" else 1
+    assert torch.allclose(data.inputs, gain * means.flatten(1), rtol=0, atol=1e-6)
+    assert data.labels.equal(whole.labels)
+    assert data.sample_shape == empty_like_data(config).sample_shape == (1, 4, 4)
+    for name, side in (("digits", 3), ("mnist_1d", 2)):
+        with pytest.raises(ValueError, match=f"data.downscale must divide the rows and columns of images, got {side}"):
+            load_samples(DataConfig(name, downscale=side))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"data\.downscale must be 1 or more, got 0"):
+        DataConfig(downscale=0)
+
+
 def test_corruption_is_applied_after_choosing() -> None:
     clean = load_samples(DataConfig(per_class=50))
     corrupted = load_samples(DataConfig(per_class=50, corrupt=0.5, seed=3))

@@ -113,6 +113,34 @@ def test_patches_are_squares_of_the_image_row_by_row() -> None:
         assert model(image.unsqueeze(0)).equal(model(image.reshape(1, -1)))
 
 
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_without_an_embedding_a_token_is_the_image_outside_of_whose_patch_all_is_zero(norm: str) -> None:
+    config = TransformerConfig(width=24, num_blocks=1, patch=2, norm=norm, pool="mean", embedding="none")
+    model = randomized(Transformer(config, (2, 2, 6), 3, seed=0).double())
+    assert [name for name, _ in model.named_parameters()] == [
+        *(f"blocks.0.{part}" for part in ("attention.query.weight", "attention.value.weight", "mlp.0.weight", "mlp.0.bias")),
+        "head.weight",
+        "head.bias",
+    ]
+    images = torch.arange(48.0, dtype=torch.float64).reshape(2, 2, 2, 6).cos()
+    with torch.no_grad():
+        for logits, image in zip(model(images), images, strict=True):
+            tokens = []
+            for column in (0, 2, 4):
+                alone = torch.zeros_like(image)
+                alone[:, :, column : column + 2] = image[:, :, column : column + 2]
+                tokens.append(alone.flatten())
+            assert torch.allclose(logits, by_formula(model, tokens), rtol=0, atol=1e-11)
+
+
+def test_rounding_smooths_the_multilayer_part() -> None:
+    model = text_model(rounding=0.25)
+    block = model.blocks[0]
+    means = (torch.linspace(-1, 1, 41).unsqueeze(1) + torch.linspace(-0.25, 0.25, 20_001)).relu().mean(dim=1)
+    assert torch.allclose(block.mlp[1](torch.linspace(-1, 1, 41)), means, rtol=0, atol=1e-4)
+    assert isinstance(text_model().blocks[0].mlp[1], torch.nn.ReLU)
+
+
 @pytest.mark.parametrize(
     ("norm", "pool", "stages"),
     [
@@ -156,6 +184,9 @@ def test_initialization_depends_on_the_seed_alone() -> None:
         ({"mlp_layers": 0}, "mlp_layers must be 1 or 2, got 0"),
         ({"patch": 0}, "patch must be 1 or more, got 0"),
         ({"branch_scale": -1.0}, "branch_scale must be 0 or more"),
+        ({"rounding": -0.1}, r"model\.rounding must be 0 or more and finite, got -0\.1"),
+        ({"embedding": "none"}, r"no class token to read out, got model\.pool=cls"),
+        ({"embedding": "table", "pool": "mean"}, "embedding must be one of linear, none, got 'table'"),
     ],
 )
 def test_wrong_configs(fields: dict, words: str) -> None:
@@ -168,6 +199,13 @@ def test_wrong_data() -> None:
         Transformer(TransformerConfig(), (1, 6, 8), 3, seed=0)
     with pytest.raises(ValueError, match=r"take image data, or another network for plain vectors"):
         Transformer(TransformerConfig(), (20,), 3, seed=0)
+    plain = TransformerConfig(embedding="none", pool="mean")
+    with pytest.raises(ValueError, match=r"width must be the number of pixels, 192, got 64"):
+        Transformer(plain, (3, 8, 8), 3, seed=0)
+    with pytest.raises(ValueError, match="must divide"):
+        Transformer(plain, (64,), 3, seed=0)
+    with pytest.raises(ValueError, match="needs images, got texts"):
+        Transformer(plain, (5,), 3, seed=0, vocabulary=VOCABULARY)
     with pytest.raises(ValueError, match="num_classes of 1 or more, got 0"):
         Transformer(TransformerConfig(), (1, 8, 8), 0, seed=0)
     with pytest.raises(ValueError, match=r"needs samples of shape \(5,\), got \(4,\)"):

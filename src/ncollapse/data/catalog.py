@@ -35,10 +35,10 @@ def load_samples(config: DataConfig) -> LabeledData:
         >>> data.num_samples, data.input_dim, data.num_classes
         (20, 20, 4)
     """
-    data = _LOADERS[config.name](config)
+    data = _read(config)
     kept = list(range(data.num_classes))
     if config.largest_classes is not None:
-        training = data if config.split == "train" else _LOADERS[config.name](replace(config, split="train"))
+        training = data if config.split == "train" else _read(replace(config, split="train"))
         data = data.largest_classes(config.largest_classes, training)
         kept = sorted(training.classes_by_size()[: data.num_classes].tolist())
     if config.name == "digits" and config.split == "test" and config.per_class is not None:
@@ -53,6 +53,14 @@ def load_samples(config: DataConfig) -> LabeledData:
     if config.corrupt > 0:
         data = data.corrupt_labels(config.corrupt, config.seed)
     return data
+
+
+def _read(config: DataConfig) -> LabeledData:
+    data = _LOADERS[config.name](config)
+    if config.downscale == 1:
+        return data
+    # Means of m² pixels times m are coordinates in an orthonormal basis: what they keep of a squared norm is unchanged.
+    return data.downscaled(config.downscale, gain=config.downscale if config.scaling == "norm64" else 1)
 
 
 def _left_over(data: LabeledData, per_class: int) -> LabeledData:
@@ -88,6 +96,8 @@ def empty_like_data(config: DataConfig) -> LabeledData:
         shape, num_classes = _form_of_own_images(config) if config.name == "images" else _FORMS[config.name]
         image_shape = shape if len(shape) == 3 else None
         data = LabeledData(torch.zeros(0, math.prod(shape)), labels, num_classes, config.name, image_shape)
+    if config.downscale > 1:
+        data = data.downscaled(config.downscale)
     if config.largest_classes is not None:
         data = data.largest_classes(config.largest_classes)
     if config.minority is not None:

@@ -205,6 +205,21 @@ class LabeledData:
         numbers, index = torch.unique(torch.tensor(groups, device=self.labels.device), return_inverse=True)
         return replace(self, labels=index[self.labels], num_classes=len(numbers))
 
+    def downscaled(self, side: int, gain: float = 1) -> "LabeledData":
+        """Return images whose pixels are the means over squares of so many pixels a side, times a gain.
+
+        Raises:
+            ValueError: If these are no images, or the side does not divide theirs.
+        """
+        if self.image_shape is None or self.image_shape[1] % side or self.image_shape[2] % side:
+            raise ValueError(
+                f"data.downscale must divide the rows and columns of images, got {side} and samples of shape "
+                f"{self.sample_shape} of '{self.name}'. Choose another number, or 1."
+            )
+        channels, rows, columns = self.image_shape
+        means = torch.nn.functional.avg_pool2d(self.inputs.reshape(-1, channels, rows, columns), side) * gain
+        return replace(self, inputs=means.flatten(1), image_shape=(channels, rows // side, columns // side))
+
     def shard(self, index: int, count: int) -> "LabeledData":
         """Return every ``count``-th sample, beginning at ``index``: an exact partition over processes.
 

@@ -6,24 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.models.flat import check_sizes, flat_samples, linear_layer
+from ncollapse.models.rounded_relu import relu
 from ncollapse.models.sphere_norm import SphereNorm
 from ncollapse.recipes.networks import LayerNormResNetConfig
-
-
-class RoundedReLU(nn.Module):
-    """ReLU, but (z + w)²/4w within w of 0, so that the slope rises from 0 to 1 without a jump."""
-
-    def __init__(self, width: float) -> None:
-        super().__init__()
-        self.width = width
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Apply it to every coordinate."""
-        return (
-            hidden.clamp(min=self.width)
-            - self.width
-            + (hidden.clamp(-self.width, self.width) + self.width) ** 2 / (4 * self.width)
-        )
 
 
 class LayerNormBlock(nn.Module):
@@ -92,5 +77,4 @@ def _branch(config: LayerNormResNetConfig, generator: torch.Generator) -> nn.Seq
     linears = [linear_layer(*sizes, generator, bias=config.block_biases) for _ in range(count)]
     with torch.no_grad():
         linears[-1].weight.mul_(config.branch_scale / math.sqrt(config.num_blocks))
-    activation = RoundedReLU(config.rounding) if config.rounding else nn.ReLU()
-    return nn.Sequential(linears[0], activation, *linears[1:])
+    return nn.Sequential(linears[0], relu(config.rounding), *linears[1:])

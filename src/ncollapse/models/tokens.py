@@ -1,4 +1,4 @@
-"""Samples as tokens: embeddings of image patches and of token ids behind a class token, and how tokens are read out."""
+"""Samples as tokens: image patches and token ids, embedded behind a class token or as they are, and how tokens are read out."""
 
 import math
 
@@ -31,11 +31,7 @@ class PatchEmbedding(Embedding):
     """Images cut into square patches, each flattened and mapped linearly."""
 
     def __init__(self, image_shape: tuple[int, ...], patch: int, width: int, generator: torch.Generator) -> None:
-        if len(image_shape) != 3 or image_shape[1] % patch or image_shape[2] % patch:
-            raise ValueError(
-                f"model.patch must divide the rows and columns of images (channels, rows, columns), got patches of {patch} and "
-                f"samples of shape {image_shape}. Choose another patch, take image data, or another network for plain vectors."
-            )
+        _check_patch(image_shape, patch)
         channels, rows, columns = image_shape
         super().__init__((rows // patch) * (columns // patch), width, generator)
         self.image_shape, self.patch = image_shape, patch
@@ -46,6 +42,30 @@ class PatchEmbedding(Embedding):
         images = inputs.reshape(-1, *self.image_shape)
         patches = images.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
         return self.prepended(self.project(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2))), None
+
+
+class PatchMasks(nn.Module):
+    """Images as tokens without a trained part: a token is the image with all pixels but those of its patch at 0."""
+
+    masks: Tensor
+
+    def __init__(self, image_shape: tuple[int, ...], patch: int, width: int) -> None:
+        _check_patch(image_shape, patch)
+        if math.prod(image_shape) != width:
+            raise ValueError(
+                f"Without an embedding model.width must be the number of pixels, {math.prod(image_shape)}, got {width}. "
+                f"Set model.width={math.prod(image_shape)}, or model.embedding=linear."
+            )
+        super().__init__()
+        channels, rows, columns = image_shape
+        row, column = torch.arange(rows) // patch, torch.arange(columns) // patch
+        places = (row.unsqueeze(1) * (columns // patch) + column).expand(channels, rows, columns).flatten()
+        masks = places == torch.arange(int(places.max()) + 1).unsqueeze(1)
+        self.register_buffer("masks", masks, persistent=False)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, None]:
+        """Cut images."""
+        return inputs.reshape(len(inputs), 1, -1) * self.masks, None
 
 
 class TokenEmbedding(Embedding):
@@ -61,6 +81,14 @@ class TokenEmbedding(Embedding):
         """Embed texts."""
         real = torch.nn.functional.pad(inputs != PADDING, (1, 0), value=True)
         return self.prepended(self.table(inputs)), real
+
+
+def _check_patch(image_shape: tuple[int, ...], patch: int) -> None:
+    if len(image_shape) != 3 or image_shape[1] % patch or image_shape[2] % patch:
+        raise ValueError(
+            f"model.patch must divide the rows and columns of images (channels, rows, columns), got patches of {patch} and "
+            f"samples of shape {image_shape}. Choose another patch, take image data, or another network for plain vectors."
+        )
 
 
 class ReadOut(nn.Module):

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ncollapse.models.flat import linear_layer
+from ncollapse.models.rounded_relu import relu
 from ncollapse.models.sphere_norm import SphereNorm
-from ncollapse.models.tokens import PatchEmbedding, ReadOut, TokenEmbedding
+from ncollapse.models.tokens import PatchEmbedding, PatchMasks, ReadOut, TokenEmbedding
 from ncollapse.recipes.networks import TransformerConfig
 
 
@@ -37,7 +38,7 @@ class TransformerBlock(nn.Module):
         self.post = config.norm == "post"
         self.attention, self.norm = Attention(config, generator), SphereNorm(config.norm_scale)
         linears = [linear_layer(config.width, config.width, generator) for _ in range(config.mlp_layers)]
-        self.mlp = nn.Sequential(linears[0], nn.ReLU(), *linears[1:])
+        self.mlp = nn.Sequential(linears[0], relu(config.rounding), *linears[1:])
         # The last linear layer of either branch: value and output are registered in the order of application.
         with torch.no_grad():
             for branch in (self.attention, self.mlp):
@@ -100,16 +101,22 @@ class Transformer(nn.Module):
 
     def _build(self, generator: torch.Generator, vocabulary: int | None) -> None:
         config, width = self.config, self.config.width
-        self.embedding: PatchEmbedding | TokenEmbedding = (
-            PatchEmbedding(self.sample_shape, config.patch, width, generator)
-            if vocabulary is None
-            else TokenEmbedding(vocabulary, math.prod(self.sample_shape), width, generator)
-        )
+        self.embedding = self._embedding(generator, vocabulary)
         self.start = SphereNorm(config.norm_scale) if config.norm == "post" else nn.Identity()
         self.blocks = nn.ModuleList(TransformerBlock(config, generator) for _ in range(config.num_blocks))
         self.reads = nn.ModuleList(ReadOut(config.pool) for _ in range(config.num_blocks + 1))
         self.norm = SphereNorm(config.norm_scale) if "norm" in self.collapse_stages else nn.Identity()
         self.head = linear_layer(width, self.num_classes, generator)
+
+    def _embedding(self, generator: torch.Generator, vocabulary: int | None) -> PatchEmbedding | PatchMasks | TokenEmbedding:
+        config, width = self.config, self.config.width
+        if vocabulary is None:
+            if config.embedding == "none":
+                return PatchMasks(self.sample_shape, config.patch, width)
+            return PatchEmbedding(self.sample_shape, config.patch, width, generator)
+        if config.embedding == "none":
+            raise ValueError("model.embedding=none needs images, got texts. Set model.embedding=linear.")
+        return TokenEmbedding(vocabulary, math.prod(self.sample_shape), width, generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute logits."""

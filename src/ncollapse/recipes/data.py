@@ -69,6 +69,8 @@ class DataConfig:
             classes, so that both choices have the same samples; only ``corrupt`` draws coarse labels.
         minority: With an imbalance: so many of the last classes have 1/R of the samples of the others (a step). None makes a
             long tail: each class is smaller than the one before by the same factor (Cui et al. 2019, CVPR).
+        downscale: Images become the means over squares of so many pixels a side, which must divide theirs. Their squared norm
+            is then less than 64 with ``norm64``: what the means keep.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -88,6 +90,7 @@ class DataConfig:
     imbalance: float = 1.0
     minority: int | None = None
     labels: Literal["fine", "coarse"] = "fine"
+    downscale: int = 1
 
     def __post_init__(self) -> None:
         check_choices("data", self)
@@ -144,7 +147,7 @@ class DataConfig:
         # Drawn images of a million a class take 12 GiB.
         for field, most in (("per_class", 1_000_000), ("vocabulary", 10_000_000), ("length", 1_000_000)):
             check_most(f"data.{field}", getattr(self, field) or 0, most)
-        for field, least in (("largest_classes", 2), ("vocabulary", 1), ("length", 1), ("minority", 1)):
+        for field, least in (("largest_classes", 2), ("vocabulary", 1), ("length", 1), ("minority", 1), ("downscale", 1)):
             value = getattr(self, field)
             if value is not None and value < least:
                 raise ValueError(f"data.{field} must be {least} or more, got {value}. Leave it out for its default.")

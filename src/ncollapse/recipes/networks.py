@@ -174,8 +174,7 @@ class LayerNormResNetConfig:
         _check_one_or_two("linear_layers", self.linear_layers)
         _check_size(self.num_blocks, self.linear_layers * self.width**2)
         _check_branch_scale(self.branch_scale)
-        if not 0 <= self.rounding < math.inf:
-            raise ValueError(f"model.rounding must be 0 or more and finite, got {self.rounding}. Use 0 for the ReLU itself.")
+        _check_rounding(self.rounding)
 
     @property
     def feature_norm_squared(self) -> int:
@@ -207,6 +206,10 @@ class TransformerConfig:
         pool: What the last layer reads: the class token, or the mean of all tokens but padding.
         patch: Rows and columns of the patches that images are cut into, 1 or more; of no effect on texts.
         branch_scale: As in ``LayerNormResNetConfig``, with 2L branches.
+        embedding: ``linear`` are trained layers from patches or words to the width, and a class token. ``none``, for images,
+            makes each token the image with all pixels but those of its patch at 0: the width must be the number of pixels,
+            and the mean of the tokens must be read out.
+        rounding: As in ``LayerNormResNetConfig``.
     """
 
     kind: Literal["transformer"] = "transformer"
@@ -219,6 +222,8 @@ class TransformerConfig:
     pool: TokenPool = "cls"
     patch: int = 4
     branch_scale: float = 1.0
+    embedding: Embedding = "linear"
+    rounding: float = 0.0
 
     def __post_init__(self) -> None:
         check_choices("model", self)
@@ -227,6 +232,9 @@ class TransformerConfig:
         check_least("model.patch", self.patch, 1)
         _check_one_or_two("attention_layers", self.attention_layers)
         _check_one_or_two("mlp_layers", self.mlp_layers)
+        if self.embedding == "none" and self.pool == "cls":
+            raise ValueError("model.embedding=none has no class token to read out, got model.pool=cls. Set model.pool=mean.")
+        _check_rounding(self.rounding)
         _check_size(self.num_blocks, (1 + self.attention_layers + self.mlp_layers) * self.width**2)
         _check_branch_scale(self.branch_scale)
 
@@ -252,6 +260,11 @@ def _check_size(num_blocks: int, weights_of_a_block: float) -> None:
 def _check_branch_scale(scale: float) -> None:
     if not 0 <= scale < math.inf:
         raise ValueError(f"model.branch_scale must be 0 or more and finite, got {scale}. Use 1 for the default scale.")
+
+
+def _check_rounding(rounding: float) -> None:
+    if not 0 <= rounding < math.inf:
+        raise ValueError(f"model.rounding must be 0 or more and finite, got {rounding}. Use 0 for the ReLU itself.")
 
 
 def _check_one_or_two(field: str, layers: int) -> None:
