@@ -91,6 +91,7 @@ def test_every_claim_is_ruled_on_by_its_share_or_mean(twelve):
     assert verdicts == {
         "terminal": "holds",
         "pfc1": "holds", "pfc1_all": "holds", "pfc2": "fails", "pfc2_all": "fails", "pfc3": "holds", "pfc3_all": "holds",
+        "order_gradual": "not testable here",
         "order": "holds", "line_pfc1_projection": "holds", "line_pfc1_index": "holds", "line_pfc2_projection": "holds",
         "line_pfc2_index": "holds", "theorem1": "check passed", "theorem1_line": "undecided", "theorem2_line": "undecided",
         "theorem3": "holds", "theorem3_line": "undecided", "transport_exact": "not testable here",
@@ -127,6 +128,30 @@ def test_base_rates_are_those_of_the_run_before_training_and_of_its_layers_in_ra
     assert (found.verdict, found.why) == ("undecided", "no better than before training")
     # The line that Theorem 1 is about falls before training in the made-up runs.
     assert rulings(twelve)["theorem1_line"].why == "no better than before training"
+
+
+def test_an_order_appears_gradually_if_more_steps_fall_later(make_run, edit):
+    def seeds(name, shares):
+        """Twelve runs whose PFC1 to PFC3 rise at so many of three steps at each epoch."""
+        folders = []
+        for seed in range(N):
+            run = make_run(f"{name}{seed}", layers=LAYERS, epochs=(0, 1, 2, 5), seed=seed, bump=False, flagged=False)
+            edit(run / "recipe.json", lambda recipe: recipe["train"].update(weight_decay=0.01))
+            edit(run / "status.json", lambda status: status.update(weight_decay_time=8.0, first_perfect_epoch=1))
+            over_depth = {3: (1, 2, 3, 4), 2: (1, 2, 3, 2), 1: (1, 2, 1, 0.5), 0: (4, 3, 2, 1)}
+            epochs = dict(zip((0, 1, 2, 5), shares, strict=True))
+            table = {(epoch, name): over_depth[k] for epoch, k in epochs.items() for name in ("pfc1", "pfc2", "pfc3_error")}
+            set_values(run / "measurements.csv", table)
+            folders.append(run)
+        return rulings(folders)["order_gradual"]
+
+    gradual, sudden, back = seeds("gradual", (3, 2, 1, 0)), seeds("sudden", (3, 0, 0, 0)), seeds("back", (0, 1, 3, 2))
+    assert (gradual.verdict, gradual.row.estimate.value) == ("holds", pytest.approx(1.0))
+    # Kendall's tau-b of the times 1 to 4 with 3, 0, 0, 0: three of six pairs agree, three are tied.
+    assert (sudden.verdict, sudden.row.estimate.value) == ("holds", pytest.approx(3 / math.sqrt(6 * 3)))
+    assert (back.verdict, back.row.estimate.value) == ("fails", pytest.approx(-4 / 6))
+    still = seeds("still", (2, 2, 2, 2))
+    assert (still.verdict, still.row.estimate.n) == ("not testable here", 0)
 
 
 def test_eleven_seeds_are_too_few(twelve):

@@ -61,19 +61,21 @@ def error(line, null):
 def test_pairings_are_optimal_exactly_or_nearly_by_what_a_random_one_costs_more(write_seed):
     """An excess of 0.5 of 100 is within a hundredth of what a random pairing costs more; of 3 it is not."""
     own = (100.0, 100.0, 100.5, 100.5, 103.0)
-    found = rulings([write_seed(seed, **energy(cost)) for seed, cost in enumerate(own)])
+    before = energy(150.0)
+    found = rulings([write_seed(seed, first=before, **energy(cost)) for seed, cost in enumerate(own)])
     assert found["transport_exact"].row.estimate == share_estimate(2, 5)
     assert found["transport_near"].row.estimate == share_estimate(4, 5)
     # The same excess where a random pairing costs hardly more than the best.
-    vacuous = [write_seed(seed, name=f"v{seed}", **energy(cost, random=110.0)) for seed, cost in enumerate(own)]
+    vacuous = [write_seed(seed, name=f"v{seed}", first=before, **energy(cost, random=110.0)) for seed, cost in enumerate(own)]
     assert rulings(vacuous)["transport_near"].row.estimate == share_estimate(2, 5)
     # Rounding of a mean is no better pairing.
-    rounded = [write_seed(seed, name=f"r{seed}", **energy(100.0 * (1 + 1e-14))) for seed in range(5)]
+    rounded = [write_seed(seed, name=f"r{seed}", first=before, **energy(100.0 * (1 + 1e-14))) for seed in range(5)]
     assert rulings(rounded)["transport_exact"].row.estimate == share_estimate(5, 5)
 
 
 def test_means_are_aligned_from_nine_tenths_on(write_seed):
-    runs = [write_seed(seed, alignment={"alignment": value}) for seed, value in enumerate((0.9, 0.95, 1.0, 0.899, 0.91))]
+    values, before = (0.9, 0.95, 1.0, 0.899, 0.91), {"alignment": {"alignment": 0.5}}
+    runs = [write_seed(seed, first=before, alignment={"alignment": value}) for seed, value in enumerate(values)]
     assert rulings(runs)["alignment"].row.estimate == share_estimate(4, 5)
 
 
@@ -206,7 +208,7 @@ def test_the_flow_of_class_means_is_compared_with_line_and_baseline(write_seed):
     for seed in range(5):
         places = error(0.1, 0.2)
         places["prediction_error"]["projection"]["flow"] = {"pfc2": 0.15 + seed / 100}
-        runs.append(write_seed(seed, **places))
+        runs.append(write_seed(seed, first=places, **places))
     found = rulings(runs)
     assert found["flow_line"].row.estimate.value == pytest.approx(-0.07)
     assert found["flow_baseline"].row.estimate.value == pytest.approx(0.03)

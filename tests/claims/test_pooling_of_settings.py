@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -190,5 +191,12 @@ def test_base_rates_of_several_settings_need_all_of_them_and_a_gain():
     assert [(base.name, base.value) for base in ruling.row.bases] == [("before training", 0.0)]
     assert (ruling.row.estimate.n, ruling.verdict, ruling.why) == (N, "holds", f"{N} seeds have no base rate and do not count")
     assert [(item.setting, len(item.draws), item.without_base) for item in ruling.evidence] == [("a", N, 0), ("b", 0, N)]
+    # Nor does a row whose every seed lacks it.
+    alone = ruled([replace(setting("b", [True] * N, 100), needs_base=True)])
+    assert (alone.verdict, alone.why) == (
+        "not testable here",
+        f"0 seeds, 12 needed; {N} seeds have no base rate and do not count",
+    )
+    assert ruled([setting("b", [True] * N, 100)]).verdict == "holds"
     lost = [setting(name, [True] * 6 + [False] * 6, 100 * i, before=True) for i, name in enumerate("ab")]
     assert row_over(lost).bases[0].p_value == 1.0

@@ -125,7 +125,7 @@ def gained_over_control(key: str) -> Examine:
             draws = tuple(draw for draw in made if draw is not None)
             control = counted(shallowest, "block")
             said = f"log10 of {key}, control of {control} minus deeper network; mean over depths and seeds"
-            found.append(Evidence(name, said, draws, silent=len(by_seed) - len(draws)))
+            found.append(Evidence(name, said, draws, silent=len(by_seed) - len(draws), needs_base=True))
         return found
 
     return examine

@@ -48,7 +48,8 @@ class Evidence:
         silent: Runs in which there is nothing to test.
         why: What hinders the test; may be empty.
         base: What ``before`` of its draws is, in words.
-        without_base: Seeds that were left out because they lack a base rate that others of their row have.
+        needs_base: Whether a draw must have ``before``: the claim is about what training, or another cause, makes.
+        without_base: Seeds that were left out because they lack a base rate that the claim needs or others of their row have.
     """
 
     setting: str
@@ -58,6 +59,7 @@ class Evidence:
     silent: int = 0
     why: str = ""
     base: str = BEFORE_TRAINING
+    needs_base: bool = False
     without_base: int = 0
 
     def __post_init__(self) -> None:
@@ -93,11 +95,11 @@ def pooled(evidence: Sequence[Evidence]) -> list[Draw]:
 
 
 def with_base_rates(evidence: Sequence[Evidence]) -> list[Evidence]:
-    """Leave out draws that lack a base rate which others of the row have: a row is judged with its base rate or not at all."""
+    """Leave out draws without a base rate which the claim needs or others of the row have: no row is judged without its own."""
     every = [draw for item in evidence for draw in item.draws]
     found = []
     for item in evidence:
-        kept = comparable(item.draws, every)
+        kept = [draw for draw in comparable(item.draws, every) if draw.before is not None or not item.needs_base]
         found.append(replace(item, draws=tuple(kept), without_base=item.without_base + len(item.draws) - len(kept)))
     return found
 
@@ -147,6 +149,7 @@ def by_seed(
     other_base: tuple[str, RunTest] | None = None,
     shuffled: Callable[[Run], float | None] = lambda run: None,
     steps: Callable[[Run], int | None] = lambda run: None,
+    bounds: tuple[float, float] = UNBOUNDED,
 ) -> list[Evidence]:
     """Test every run by itself.
 
@@ -159,6 +162,7 @@ def by_seed(
         other_base: Another base rate in its place: what it is, in words, and a test that gives it.
         shuffled: Probability that the same layers pass in a random order, for tests of an order.
         steps: Number of steps from layer to layer in such a test.
+        bounds: Smallest and largest possible number.
 
     Returns:
         One piece of evidence for each setting.
@@ -175,7 +179,8 @@ def by_seed(
     for name, members in settings_of(runs).items():
         draws = [made for run in members if (made := draw(run)) is not None]
         # Runs that differ in what was measured of them alone are one setting, and may share a seed.
-        found.append(Evidence(name, statistic, tuple(draws), silent=len(members) - len(draws), base=name_of_base))
+        silent, needs_base = len(members) - len(draws), before or other_base is not None
+        found.append(Evidence(name, statistic, tuple(draws), bounds, silent, base=name_of_base, needs_base=needs_base))
     return found
 
 
@@ -214,7 +219,8 @@ class Family:
         """Evidence from a number or a truth for each seed, with all of the seed's runs for the claim or against it."""
         runs = {seed: tuple(str(run.path) for run in own.values()) for seed, own in self.seeds.items()}
         draws = (Draw(seed, value, runs[seed], (before or {}).get(seed)) for seed, value in by_seed.items())
-        return Evidence(self.name, statistic, tuple(draws), bounds, len(self.seeds) - len(by_seed), why)
+        silent = len(self.seeds) - len(by_seed)
+        return Evidence(self.name, statistic, tuple(draws), bounds, silent, why, needs_base=before is not None)
 
     def only(self, *values: Any) -> "Family":
         """Return the same family with some of its values."""

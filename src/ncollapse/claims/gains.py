@@ -3,10 +3,14 @@
 import math
 from itertools import pairwise
 
+from scipy import stats
+
 from ncollapse.claims.evidence import RunTest
 from ncollapse.records.reading import Run
 
 _PROGRESSIVE = ("pfc1", "pfc2", "pfc3_error")
+# Of two points in time any change is a trend; of four in random order one in twelve is in a perfect one.
+_LEAST_EPOCHS = 4
 
 
 def line_lead(metric: str, position: str = "projection") -> RunTest:
@@ -35,6 +39,16 @@ def order_gained(run: Run) -> float | None:
         return None
     before, after = (_share_of_rises(run, epoch) for epoch in (0, run.epochs[-1]))
     return None if before is None or after is None else before - after
+
+
+def order_trend(run: Run) -> float | None:
+    """Rank correlation (Kendall's τ-b) of the share of steps that fall with training time, over the measured epochs."""
+    # None where as many steps fall at all of them: nothing converges.
+    shares = {epoch: _share_of_rises(run, epoch) for epoch in run.epochs}
+    known = {epoch: share for epoch, share in shares.items() if share is not None}
+    if run.epochs[0] != 0 or len(known) < _LEAST_EPOCHS or len(set(known.values())) == 1:
+        return None
+    return -float(stats.kendalltau(list(known), list(known.values())).statistic)
 
 
 def order_gained_by_chance(run: Run) -> float | None:

@@ -173,13 +173,12 @@ def _find(folders: Iterable[Path]) -> Iterable[tuple[Path, Run | None, str]]:
     paths = [Path(folder) for folder in folders]
     if not paths:
         raise ReportError("The claims need at least one folder, got none. Name run directories, or folders of sweeps.")
-    # No claim looks at the epochs between the first and the last.
     for path in paths:
         if (path / file_names.SWEEP).is_file():
-            for item in read_sweep(path, "ends").runs:
+            for item in read_sweep(path).runs:
                 yield path / item.name, item.run, item.problem or ("" if item.run is None else _unsaid(item.run))
         else:
-            run = read_run(path, "ends")
+            run = read_run(path)
             measured = f"{MEASURED_ONLY}; the claims are about training" if run.is_measured_only else ""
             yield path, run, measured or unfinished(run) or _unsaid(run)
 

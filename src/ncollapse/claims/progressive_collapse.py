@@ -134,6 +134,19 @@ CLAIMS = (
             other_base=(IN_RANDOM_ORDER, gains.order_gained_by_chance),
         ),
     ),
+    _papers(
+        "order_gradual",
+        "The layers converge to their order gradually: later in training more steps of depth fall",
+        "Section III-A, Conjecture 1, last sentence; Figure 2",
+        "Kendall's rank correlation of training time with the share of the steps of depth at which PFC1, PFC2 and the error "
+        "1 − PFC3 do not rise, over the measured epochs of a run; 0 if time says nothing",
+        partial(
+            by_seed,
+            statistic="Kendall's τ of the share of steps in order with the epoch; mean",
+            test=gains.order_trend,
+            bounds=(-1.0, 1.0),
+        ),
+    ),
     *line_claims(
         _papers,
         "line",
