@@ -7,7 +7,8 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from findings_readings import facts
-from write_findings import BY_METRIC, LEDGER, SINGLE, claims_of
+from findings_tables import BY_METRIC, SINGLE
+from write_findings import LEDGER, claims_of
 
 FIGURES = Path(__file__).with_name("figures")
 INK, SOFT, GRID = "#1f2430", "#5f6673", "#d5d9e1"

@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from findings_depth import DATA, facts_of_depth, listed
+
 from ncollapse.experiments import EXPERIMENTS, recorded, standings
 from ncollapse.experiments.page import value_words
-from ncollapse.recipes import RECIPES
 
 # A claim, its verdict, and what that says; shown where the claim has this verdict. Fields are filled from `facts`.
 READINGS = (
@@ -37,6 +38,12 @@ READINGS = (
         "Whether PFC2 falls over all layers depends on the setting: it does in {pfc2_all_demo} runs of the demo with "
         "normalization, and in {pfc2_all_unnormalized} without. In the settings chosen to separate classes late it falls in "
         "{pfc2_all_chosen}.",
+    ),
+    (
+        "order_gradual",
+        "depends on the setting",
+        "The layers come to their order in training gradually in {gradual_right} of {gradual_votes} settings: the later the "
+        "epoch, the more steps of depth are in order. In {gradual_wrong_named} fewer steps are in order later on.",
     ),
     (
         "plain_line_pfc1_projection",
@@ -72,19 +79,20 @@ READINGS = (
         "fails",
         "Transport from first to last layer is not optimal: in most networks some other pairing is better.",
     ),
-    (
-        "deep_helps_nc1",
-        "holds",
-        "*Does depth beat its control?* Yes, for what was tested: {deep_recipe}, rounded ReLUs, and "
-        "{deep_arms}. At the same λ and after as many steps, deeper networks have a lower objective "
-        "and a smaller NC1 and NC3 than the shallowest, if both runs are stationary; a smaller NC2 in {deep_right} of "
-        "{deep_votes} settings. The runs round off the kinks of ReLU because descent on "
-        "a ReLU network ends on kinks, where no gradient vanishes ([how](claims.md), `deep:kinks`). {deep_over_settings} "
-        "In the paper's negative control, L-RN2 with the same λ for every L, the claim that depth does not improve a metric "
-        "{deep_control}. "
-        "Without the condition, at equal steps, the statement that NC1, NC2 and NC3 all fall with L {fig2_rn1} for L-RN1 on "
-        "MNIST (`deep:fig2-rn1`). For L-RN2 with λ ∝ 1/L, where a deep network collapses more for its smaller λ alone, it "
-        "{fig1_rn2} (`deep:fig1-rn2`).",
+    *(
+        (
+            "deep_helps_nc1",
+            verdict,
+            "*Does depth beat its control?* That it does {deep_verdicts}. Tested were networks without a trained stem, with "
+            "rounded ReLUs, and {deep_arms}. At the same λ and after as many steps, if both runs are stationary, deeper "
+            "networks have by their own seeds {deep_counts} than the shallowest. The runs round off the kinks of ReLU because"
+            " descent on a ReLU network ends on kinks, where no gradient vanishes ([how](claims.md), `deep:kinks`). "
+            "{deep_over_settings} In the paper's negative control, L-RN2 with the same λ for every L, the claim that depth "
+            "does not improve a metric {deep_control}. Without the condition, at equal steps, the statement that NC1, NC2 and"
+            " NC3 all fall with L {fig2_rn1} for L-RN1 on MNIST (`deep:fig2-rn1`). For L-RN2 with λ ∝ 1/L, where a deep "
+            "network collapses more for its smaller λ alone, it {fig1_rn2} (`deep:fig1-rn2`).",
+        )
+        for verdict in ("holds", "depends on the setting", "undecided", "fails")
     ),
     (
         "deep_helps_nc1",
@@ -95,7 +103,6 @@ READINGS = (
         "([how](claims.md), `deep:kinks`).",
     ),
 )
-_DATA = {"digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 _RECIPES = {"demo": "digits", "fc_mnist_small": "MNIST", "fc_fashion_mnist_small": "Fashion-MNIST"}
 
 
@@ -103,7 +110,7 @@ def facts(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict[str, Any
     """Return what fills the fields of the sentences."""
     chosen = chosen_settings(ledger)
     decays = swept(ledger, "train.weight_decay")
-    data = [_DATA.get(word, word) for name in chosen_sweeps(ledger) for word in ledger["sweeps"][name]["data"]]
+    data = [DATA.get(word, word) for name in chosen_sweeps(ledger) for word in ledger["sweeps"][name]["data"]]
     pfc2 = {name: row for name, row in claims["pfc2"]["by_setting"].items() if name in chosen}
     groups = {"demo": [], "unnormalized": [], "chosen": []}
     for name, row in claims["pfc2_all"]["by_setting"].items():
@@ -116,57 +123,13 @@ def facts(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict[str, Any
         **{f"pfc2_all_{kind}": in_all(row for _, row in groups[kind]) for kind in ("demo", "unnormalized")},
         **{f"line_{metric}_{what}": found for metric in ("pfc1", "pfc2")
            for what, found in standing_of(claims[f"line_{metric}_projection"], chosen).items()},
+        **{f"gradual_{what}": found for what, found in standing_of(claims["order_gradual"], chosen).items()},
         "energy_order": in_order(claims["decay_energy"], decays),
         "lead_order": in_order(claims["decay_lead_pfc1"], decays),
         "error_order": in_order(claims["decay_line_pfc1"], decays),
         "depths": listed(swept(ledger, "model.num_blocks")),
         **facts_of_depth(ledger, claims),
     }  # fmt: skip
-
-
-def facts_of_depth(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the sentence on deep regularized networks says beside its verdict."""
-    rows = {name: claims[f"deep_helps_{name}"] for name in ("excess", "nc1", "nc2", "nc3")}
-    apart = {name: row["over_settings"] for name, row in rows.items() if row["over_settings"]}
-    around = [name.upper() if name[:2] == "nc" else name for name, (low, high) in apart.items() if low <= 0 <= high]
-    words = (
-        f"The interval over the settings, as if they were drawn at random, includes zero for {listed(around)}: nothing says "
-        "that this carries over to other settings."
-    )
-    return {
-        "deep_recipe": RECIPES["deep_rn1_plain"]().description.partition(":")[0].partition(" on ")[2],
-        "deep_arms": arms_of_depth(ledger),
-        "deep_right": sum(row["stands"] == "right" for row in rows["nc2"]["by_setting"].values()),
-        "deep_votes": rows["nc2"]["votes"],
-        "deep_control": listed(
-            [f"{name} {claims[f'deep_control_{name.lower()}']['verdict']}" for name in ("NC1", "NC2", "NC3")]
-        ),
-        "deep_over_settings": words if around else "",
-        "fig2_rn1": verdict_on("deep:fig2-rn1"),
-        "fig1_rn2": verdict_on("deep:fig1-rn2"),
-    }
-
-
-def arms_of_depth(ledger: Mapping[str, Any]) -> str:
-    """Name the numbers of blocks that were compared, and the loss, of every sweep."""
-    commands = [sweep["command"] for sweep in ledger["sweeps"].values()]
-    found = [(re.search(r"num_blocks=([\d,]+) ", line), line) for line in commands if line.startswith(_DEEP)]
-    arms = {}
-    for match, line in found:
-        kind = "L-RN2" if "linear_layers=2" in line else "L-RN1"
-        loss = "mean squared error" if "loss=mse" in line else "cross-entropy"
-        if match:
-            arms[f"L = {listed(match[1].split(','))} blocks ({kind}, {loss})"] = None
-    return listed(list(arms))
-
-
-_DEEP = "ncollapse sweep deep_rn1_plain"
-
-
-def verdict_on(name: str) -> str:
-    """Return the verdict on an experiment as the end of a sentence."""
-    state = standings(recorded(), EXPERIMENTS.values())[name].state
-    return f"is {state}" if state in {"undecided", "not run"} else state
 
 
 def chosen_sweeps(ledger: Mapping[str, Any]) -> list[str]:
@@ -218,15 +181,11 @@ def standing_of(row: Mapping[str, Any], chosen: list[str]) -> dict[str, Any]:
     """Count the settings in which a claim is right, wrong or open by their own seeds; name those where it is right."""
     by_kind = {kind: [name for name, found in row["by_setting"].items() if found["stands"] == kind] for kind in _KINDS}
     counts = {kind: len(names) for kind, names in by_kind.items()}
-    return {**counts, "votes": row["votes"], "right_named": listed([named(name, chosen) for name in by_kind["right"]])}
+    words = {f"{kind}_named": listed([named(name, chosen) for name in names]) for kind, names in by_kind.items()}
+    return {**counts, "votes": row["votes"], **words}
 
 
 _KINDS = ("right", "wrong", "open")
-
-
-def listed(words: list[str]) -> str:
-    """Join words as a sentence does."""
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def transport(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
@@ -272,19 +231,4 @@ def conjecture_elsewhere() -> list[str]:
         "On MNIST-1D, in a network with normalization that was chosen by the same rule, PFC1, PFC2 and PFC3 all progress up "
         f"to the effective depth, in {value_words(found)} seeds (`{name}`). The settings that were chosen by this rule differ "
         "in data, width, block and normalization at once, so that they do not tell on which of these the fall of PFC2 depends."
-    ]
-
-
-def depth_so_far(claims: Mapping[str, Any]) -> list[str]:
-    """Say what stationary runs show of depth against its control before they are enough for a verdict."""
-    rows = {name: claims[f"deep_helps_{name}"] for name in ("excess", "nc1", "nc2", "nc3")}
-    if not all(row["seeds"] and row["verdict"] == "not testable here" for row in rows.values()):
-        return []
-    said = ", ".join(f"{row['value']:.2g} in {name.upper() if name[:2] == 'nc' else name}" for name, row in rows.items())
-    seeds, low = min(row["seeds"] for row in rows.values()), min(row["low"] for row in rows.values())
-    above = "every interval is above no gain" if low > 0 else "an interval reaches no gain"
-    return [
-        f"So far depth beats it: in the {seeds} seeds whose runs are all stationary, by {said} "
-        "(decades, one linear layer per block, one λ); "
-        f"{above}. A verdict needs more seeds."
     ]

@@ -10,12 +10,14 @@ import json
 import math
 import re
 import shlex
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from draw_claims import FIGURES
 from draw_claims import render as figures
+from findings_tables import DEPTH_COLUMNS
 from write_findings import LEDGER, TALLY, tally
 from write_findings import PAGE as FINDINGS
 from write_findings import render as findings
@@ -23,7 +25,10 @@ from write_findings import render as findings
 from ncollapse.claims import RULES, Ledger, rule_on_claims
 from ncollapse.claims.evidence import BEFORE_TRAINING, Draw, settings_of
 from ncollapse.claims.ledger import ALL_CLAIMS, Ruling
+from ncollapse.claims.quantities import BY_KEY
+from ncollapse.claims.rules import is_stationary
 from ncollapse.records import file_names
+from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import setting
 from ncollapse.records.sweep import Sweep, read_sweep
 from ncollapse.report import ledger_markdown
@@ -85,7 +90,20 @@ def about(folder: Path, place: str = "runs") -> dict[str, Any]:
         "seconds": None if None in seconds else math.fsum(filter(None, seconds)),
         "versions": sorted({f"torch {run.environment['torch']} on {run.environment['device']}" for run in runs}),
         "data": sorted({str(setting(run, "data.name")) for run in runs}),
+        "depths": depths(runs) if "model.num_blocks" in sweep.fields and all(run.objective for run in runs) else None,
     }
+
+
+def depths(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return for each number of blocks how many runs are stationary, and medians over these."""
+    found = {}
+    for blocks in sorted({setting(run, "model.num_blocks") for run in runs}):
+        own = [run for run in runs if setting(run, "model.num_blocks") == blocks]
+        still = [run for run in own if is_stationary(run)]
+        values = {key: [BY_KEY[key].read(run) for run in still] for key in DEPTH_COLUMNS}
+        medians = {key: statistics.median(read) if read and None not in read else None for key, read in values.items()}
+        found[str(blocks)] = {"runs": len(own), "stationary": len(still), **medians}
+    return found
 
 
 def rows(rulings: Sequence[Ruling]) -> dict[str, Any]:

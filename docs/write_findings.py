@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from findings_readings import READINGS, chosen_settings, conjecture_elsewhere, depth_so_far, facts, listed, named, transport
+from findings_depth import depth_so_far, listed
+from findings_readings import READINGS, chosen_settings, conjecture_elsewhere, facts, named, transport
+from findings_tables import cell, depths, settings, verdicts
 
 from ncollapse.claims import RULES
 from ncollapse.experiments import EXPERIMENTS, PAPERS, recorded, standings
@@ -18,57 +20,6 @@ from ncollapse.experiments.page import value_words
 DOCS = Path(__file__).parent
 LEDGER, PAGE = DOCS / "ledger.json", DOCS / "findings.md"
 
-# A statement, and the claims that test it for PFC1, PFC2 and PFC3.
-BY_METRIC = (
-    ("Falls from layer to layer before the effective depth (Conjecture 1)", "pfc1", "pfc2", "pfc3"),
-    ("Falls over all layers", "pfc1_all", "pfc2_all", "pfc3_all"),
-    ("Falls over all layers: mean squared error", "mse_pfc1", "mse_pfc2", "mse_pfc3"),
-    ("Falls over all layers: random labels", "labels_pfc1", "labels_pfc2", "labels_pfc3"),
-    ("Falls over all layers: no skip connections", "plain_pfc1", "plain_pfc2", "plain_pfc3"),
-    ("Falls over all layers: dense connections", "dense_pfc1", "dense_pfc2", "dense_pfc3"),
-    ("Falls along the straight line (Theorems 1 to 3)", "theorem1_line", "theorem2_line", "theorem3_line"),
-    ("Line better than the baseline, layers at their projection", "line_pfc1_projection", "line_pfc2_projection"),
-    ("Line better than the baseline, layers at their index", "line_pfc1_index", "line_pfc2_index"),
-    ("Line better, at the projection: mean squared error", "mse_line_pfc1_projection", "mse_line_pfc2_projection"),
-    ("Line better, at the projection: no skip connections", "plain_line_pfc1_projection", "plain_line_pfc2_projection"),
-    ("Line better, at the projection: dense connections", "dense_line_pfc1_projection", "dense_line_pfc2_projection"),
-    ("Lead of the line over the baseline ranks with weight decay", "decay_lead_pfc1", "decay_lead_pfc2"),
-    ("Smaller error of the line ranks with weight decay", "decay_line_pfc1", "decay_line_pfc2"),
-)
-# Of a row over several settings: whether it is the same in each.
-BY_SETTING = {
-    "pfc1_all": "PFC1 falls",
-    "pfc2_all": "PFC2 falls",
-    "pfc3_all": "PFC3 falls",
-    "pfc2": "PFC2 falls before the effective depth",
-    "line_pfc1_projection": "line over baseline, PFC1",
-    "line_pfc2_projection": "line over baseline, PFC2",
-    "theorem2_line": "PFC2 falls along the line",
-    "transport_near": "nearly optimal pairing",
-}
-# Fields are filled from `findings_readings.facts`.
-SINGLE = (
-    ("The order of the layers appears in training", "order"),
-    ("No pairing of first and last features is better than the network's own", "transport_exact"),
-    ("The network's pairing is nearly optimal", "transport_near"),
-    ("The last class means are nearly the optimal rotation of the first", "alignment"),
-    ("Straightness of the paths ranks with weight decay", "decay_straightness"),
-    ("Lower kinetic energy ranks with weight decay", "decay_energy"),
-    ("Energy nearer to that of a straight path ranks with weight decay", "decay_efficiency"),
-    ("Shorter detour in Wasserstein distance ranks with weight decay", "decay_detour"),
-    ("Skip connections straighten the paths", "skips_straighten"),
-    ("A deeper network needs no more of its blocks (digits, {depths} blocks)", "depth"),
-    ("The flow of class means predicts PFC2 better than the line", "flow_line"),
-    ("The flow of class means predicts PFC2 better than the baseline", "flow_baseline"),
-    ("The last layer collapses on random labels", "labels_last"),
-    ("The classifier's rows come to sum to zero under SGD (NC0)", "nc0"),
-    ("Less closely under Adam (NC0)", "nc0_optimizer"),
-    ("Deeper regularized networks are nearer to the floor of their objective", "deep_excess"),
-    ("Depth lowers the objective, against the shallowest with the same λ and steps", "deep_helps_excess"),
-    ("Depth lowers NC1, against the same network", "deep_helps_nc1"),
-    ("Depth lowers NC2, against the same network", "deep_helps_nc2"),
-    ("Depth lowers NC3, against the same network", "deep_helps_nc3"),
-)
 NEW = """
 ## What is new
 
@@ -85,7 +36,6 @@ Theorems, each with its proof and a test that breaks if it is false ([theory](th
   it was tested like any other: see the table.
 """
 
-_NOTHING = {"value": None, "seeds": 0, "stands": ""}
 TALLY = {
     "holds": "hold",
     "fails": "fail",
@@ -95,53 +45,11 @@ TALLY = {
     "check passed": "passed as a check of the code",
     "check failed": "failed as a check of the code",
 }
-_MARKS = {"wrong": "**", "open": "*"}
 
 
 def tally(rows: Iterable[dict[str, Any]]) -> Counter[str]:
     """Count claims by verdict."""
     return Counter(row["verdict"] for row in rows)
-
-
-def value_of(row: dict[str, Any]) -> str:
-    """Write the number of a row: a count of seeds, or a mean over settings."""
-    if row["value"] is None:
-        return ""
-    if row["is_share"] and row.get("votes", 1) > 1:
-        return f"{100 * row['value']:.3g} %"
-    return f"{round(row['value'] * row['seeds'])} of {row['seeds']}" if row["is_share"] else f"{row['value']:.3g}"
-
-
-def cell(claims: dict[str, Any], key: str) -> str:
-    """Write the verdict on a claim with its number."""
-    row = claims[key]
-    number = "" if row["verdict"] == "not testable here" else value_of(row)
-    return f"**{row['verdict'].removesuffix(' here')}** {number}".strip()
-
-
-def verdicts(claims: dict[str, Any], filled: dict[str, Any]) -> list[str]:
-    """Write both tables."""
-    lines = ["| | PFC1 | PFC2 | PFC3 |", "|---|---|---|---|"]
-    for words, *keys in BY_METRIC:
-        cells = [cell(claims, key) for key in keys]
-        lines.append(f"| {' | '.join([words, *cells, *['–'] * (len(lines[0].split('|')) - 3 - len(cells))])} |")
-    lines += ["", "| | verdict | interval, 95 % | seeds |", "|---|---|---|---|"]
-    for words, key in SINGLE:
-        row = claims[key]
-        ends = "" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}"
-        lines.append(f"| {words.format(**filled)} | {cell(claims, key)} | {ends} | {row['seeds']} |")
-    return lines
-
-
-def settings(claims: dict[str, Any]) -> list[str]:
-    """Write the table of the settings that the claims of the PFC paper rest on."""
-    names = dict.fromkeys(name for key in BY_SETTING for name in claims[key]["by_setting"])
-    lines = [f"| | {' | '.join(BY_SETTING.values())} |", f"|---|{'---|' * len(BY_SETTING)}"]
-    for name in names:
-        rows = ({"is_share": claims[key]["is_share"], **claims[key]["by_setting"].get(name, _NOTHING)} for key in BY_SETTING)
-        marked = ((_MARKS.get(row["stands"], ""), value_of(row)) for row in rows)
-        lines.append(f"| {' | '.join([name, *(f'{mark}{words}{mark}' if words else '–' for mark, words in marked)])} |")
-    return lines
 
 
 def compared(claims: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -251,10 +159,11 @@ def render(ledger: dict[str, Any]) -> str:
         f"- **Rules**: frozen on {ledger['dated']} ([all rules, every row, the commands](claims.md)). Each seed counts once, "
         f"and a verdict needs at least {RULES.least_draws} seeds. A claim must do better than before training, and than for "
         "layers in random order. The p-values are corrected for all rows of a paper. *Undecided*: these seeds do not decide.",
-        '- **Numbers**: "x of n" counts the seeds of one setting in which the claim is right, and a percentage is the mean '
-        "of that share over several settings. Other numbers are means: a difference of shares for *the order appears in "
-        "training*, a rank correlation (Kendall's τ-b) for *weight decay*, a difference of straightness for *skip "
-        "connections*, and decades (factors of ten) for all others. The [ledger](claims.md) says for each row what is tested.",
+        '- **Numbers**: "x of n" counts the seeds of one setting in which the claim is right, and a percentage is the '
+        "mean of that share over several settings. Other numbers are means: a difference of shares for *the order appears"
+        " in training*, a rank correlation (Kendall's τ-b) for *weight decay* and for *gradually*, a difference of "
+        "straightness for *skip connections*, and decades (factors of ten) for all others. The [ledger](claims.md) says "
+        "for each row what is tested.",
         "  A rank correlation says how many pairs of decays are in order, not by how much a quantity changes.",
         f"- **Source**: `docs/write_claims.py` writes the {len(claims)} statements of [Verdicts](#verdicts) from run "
         f"directories (`docs/ledger.json`). The {len(EXPERIMENTS)} rows of [figures and "
@@ -282,6 +191,7 @@ def render(ledger: dict[str, Any]) -> str:
         "",
         *settings(claims),
         "",
+        *depths(ledger),
         *again(ledger),
         *experiments(claims),
         "## What this says",

@@ -1,0 +1,83 @@
+"""What docs/findings.md says of regularized networks and their depth: each number comes from docs/ledger.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ncollapse.experiments import EXPERIMENTS, recorded, standings
+
+DATA = {"digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+_METRICS = ("nc1", "nc2", "nc3")
+_ENDS = {"undecided": "is undecided", "not testable here": "is not testable"}
+
+
+def listed(words: list[str]) -> str:
+    """Join words as a sentence does."""
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def facts_of_depth(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the sentence on deep regularized networks says beside its verdict."""
+    rows = {name: claims[f"deep_helps_{name}"] for name in ("excess", "nc1", "nc2", "nc3")}
+    apart = {name: row["over_settings"] for name, row in rows.items() if row["over_settings"]}
+    around = [name.upper() if name[:2] == "nc" else name for name, (low, high) in apart.items() if low <= 0 <= high]
+    words = (
+        f"The interval over the settings, as if they were drawn at random, includes zero for {listed(around)}: nothing says "
+        "that this carries over to other settings."
+    )
+    named = {"excess": "the objective", "nc1": "NC1", "nc2": "NC2", "nc3": "NC3"}
+    by_verdict: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        by_verdict.setdefault(row["verdict"], []).append(named[name])
+    smaller = {"excess": "a lower objective", "nc1": "a smaller NC1", "nc2": "a smaller NC2", "nc3": "a smaller NC3"}
+    right = {name: sum(found["stands"] == "right" for found in row["by_setting"].values()) for name, row in rows.items()}
+    return {
+        "deep_verdicts": listed([f"{_ENDS.get(state, state)} for {listed(names)}" for state, names in by_verdict.items()]),
+        "deep_counts": listed([f"{smaller[name]} in {right[name]} of {rows[name]['votes']} settings" for name in rows]),
+        "deep_arms": arms_of_depth(ledger),
+        "deep_control": listed(
+            [f"{_ENDS.get(state := claims[f'deep_control_{name}']['verdict'], state)} for {named[name]}" for name in _METRICS]
+        ),
+        "deep_over_settings": words if around else "",
+        "fig2_rn1": verdict_on("deep:fig2-rn1"),
+        "fig1_rn2": verdict_on("deep:fig1-rn2"),
+    }
+
+
+def deep_sweeps(ledger: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """List the sweeps over depth of regularized networks."""
+    return [sweep for sweep in ledger["sweeps"].values() if sweep.get("depths")]
+
+
+def network_of(sweep: Mapping[str, Any]) -> str:
+    """Name the network of a sweep over depth, its loss and its data."""
+    command = sweep["command"]
+    kind = "L-T11" if "deep_t11" in command else "L-RN2" if "linear_layers=2" in command else "L-RN1"
+    loss = "mean squared error" if "loss=mse" in command else "cross-entropy"
+    data = listed([DATA.get(word, word) for word in sweep["data"]])
+    return f"{'pre-LN ' if 'norm=pre' in command else ''}{kind}, {data}, {loss}"
+
+
+def arms_of_depth(ledger: Mapping[str, Any]) -> str:
+    """Name the numbers of blocks that were compared, and the networks."""
+    return listed([f"L = {listed(list(sweep['depths']))} blocks ({network_of(sweep)})" for sweep in deep_sweeps(ledger)])
+
+
+def verdict_on(name: str) -> str:
+    """Return the verdict on an experiment as the end of a sentence."""
+    state = standings(recorded(), EXPERIMENTS.values())[name].state
+    return {**_ENDS, "not run": "is not run"}.get(state, state)
+
+
+def depth_so_far(claims: Mapping[str, Any]) -> list[str]:
+    """Say what stationary runs show of depth against its control before they are enough for a verdict."""
+    rows = {name: claims[f"deep_helps_{name}"] for name in ("excess", "nc1", "nc2", "nc3")}
+    if not all(row["seeds"] and row["verdict"] == "not testable here" for row in rows.values()):
+        return []
+    said = ", ".join(f"{row['value']:.2g} in {name.upper() if name[:2] == 'nc' else name}" for name, row in rows.items())
+    seeds, low = min(row["seeds"] for row in rows.values()), min(row["low"] for row in rows.values())
+    above = "every interval is above no gain" if low > 0 else "an interval reaches no gain"
+    return [
+        f"So far depth beats it: in the {seeds} seeds whose runs are all stationary, by {said} "
+        "(decades, one linear layer per block, one λ); "
+        f"{above}. A verdict needs more seeds."
+    ]
