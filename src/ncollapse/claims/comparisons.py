@@ -4,10 +4,8 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
-from scipy import stats
-
 from ncollapse.claims import predicates
-from ncollapse.claims.estimates import log_log_slope
+from ncollapse.claims.estimates import log_log_slope, rank_correlation
 from ncollapse.claims.evidence import Draw, Evidence, Family, RunTest, Value, at_start, families, settings_of
 from ncollapse.claims.quantities import BY_KEY
 from ncollapse.claims.rules import Examine
@@ -29,7 +27,7 @@ def ranked_by_decay(statistic: str, read: RunTest, sign: int) -> Examine:
             if len(family.values) < 2:
                 continue
             numbers_of = family.read(read).items()
-            taus = {seed: sign * float(stats.kendalltau(family.values, numbers).statistic) for seed, numbers in numbers_of}
+            taus = {seed: sign * rank_correlation(family.values, numbers) for seed, numbers in numbers_of}
             taus = {seed: tau for seed, tau in taus.items() if not math.isnan(tau)}
             listed = ", ".join(f"{value:g}" for value in family.values)
             said = f"Kendall's τ of {statistic} with weight decay {listed}{'' if sign > 0 else ', sign reversed'}; mean"

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy import stats
+from ncollapse.claims.distributions import beta_quantile, t_quantile
 
 LEVEL = 0.95
 # Relative size of a deviation that is the rounding of float64 sums.
@@ -35,7 +35,7 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
     mean = statistics.fmean(values)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * spread(values) / math.sqrt(n) if n > 1 else math.nan
+    half = t_quantile(0.5 + LEVEL / 2, n - 1) * spread(values) / math.sqrt(n) if n > 1 else math.nan
     return Estimate(mean, mean - half, mean + half, n)
 
 
@@ -46,8 +46,8 @@ def share_estimate(successes: int, n: int) -> Estimate:
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
     tail = (1 - LEVEL) / 2
-    low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes else 0.0
-    high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
+    low = beta_quantile(tail, successes, n - successes + 1) if successes else 0.0
+    high = beta_quantile(1 - tail, successes + 1, n - successes) if successes < n else 1.0
     return Estimate(successes / n, low, high, n)
 
 
@@ -66,8 +66,15 @@ def log_log_slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
     if n < 3:
         return Estimate(slope, math.nan, math.nan, n)
     residual = math.fsum((b - slope * a) ** 2 for a, b in zip(u, v, strict=True))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 2)) * math.sqrt(residual / (n - 2) / sxx)
+    half = t_quantile(0.5 + LEVEL / 2, n - 2) * math.sqrt(residual / (n - 2) / sxx)
     return Estimate(slope, slope - half, slope + half, n)
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return Kendall's τ-b; nan where all values of one are equal."""
+    from scipy import stats
+
+    return float(stats.kendalltau(x, y).statistic)
 
 
 def _centered_logs(values: Sequence[float]) -> list[float]:

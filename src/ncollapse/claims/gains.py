@@ -3,8 +3,7 @@
 import math
 from itertools import pairwise
 
-from scipy import stats
-
+from ncollapse.claims.estimates import rank_correlation
 from ncollapse.claims.evidence import RunTest
 from ncollapse.records.reading import Run
 
@@ -48,7 +47,7 @@ def order_trend(run: Run) -> float | None:
     known = {epoch: share for epoch, share in shares.items() if share is not None}
     if run.epochs[0] != 0 or len(known) < _LEAST_EPOCHS or len(set(known.values())) == 1:
         return None
-    return -float(stats.kendalltau(list(known), list(known.values())).statistic)
+    return -rank_correlation(list(known), list(known.values()))
 
 
 def order_gained_by_chance(run: Run) -> float | None:

@@ -8,12 +8,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from scipy import stats
-
+from ncollapse.claims.distributions import normal_tail, sign_test, t_quantile, t_tail
 from ncollapse.claims.estimates import LEVEL, Estimate, mean_estimate
 from ncollapse.claims.evidence import UNBOUNDED, Evidence, Value, pooled
 from ncollapse.claims.rules import RULES
-from ncollapse.claims.verdicts import RowTest, Vote, against_bases, holm, row_of, shuffled, sign_test, steps_of
+from ncollapse.claims.verdicts import RowTest, Vote, against_bases, holm, row_of, shuffled, steps_of
 from ncollapse.records.run_files import BaseRate
 
 # Relative size of an error that is the rounding of float64 sums.
@@ -83,7 +82,7 @@ class Mean:
     @property
     def estimate(self) -> Estimate:
         """The mean with its interval of 95 %; n is the number of seeds in all."""
-        half = float(stats.t.ppf(0.5 + LEVEL / 2, self._freedom)) * self.error if self._freedom > 0 else math.nan
+        half = t_quantile(0.5 + LEVEL / 2, self._freedom) * self.error if self._freedom > 0 else math.nan
         return Estimate(self.value, self.value - half, self.value + half, sum(map(len, self._settings)))
 
     def _share_error(self) -> float:
@@ -107,13 +106,13 @@ class Mean:
         if self.is_share:
             # A share moves in steps; half of the largest one is the correction for that.
             step = max(1 / (len(self._settings) * len(own)) for own in self._settings)
-            return min(1.0, 2 * float(stats.norm.sf((abs(self.value - 0.5) - step / 2) / self.error)))
+            return min(1.0, 2 * normal_tail((abs(self.value - 0.5) - step / 2) / self.error))
         if self._freedom < 1:
             return 1.0
         if self.error == 0:
             num_seeds = len({seed for own in self._settings for seed in own})
             return 1.0 if self.value == 0 else sign_test(num_seeds, num_seeds)
-        return 2 * float(stats.t.sf(abs(self.value) / self.error, self._freedom))
+        return 2 * t_tail(abs(self.value) / self.error, self._freedom)
 
 
 def _against_base(voting: Sequence[Evidence]) -> BaseRate | None:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from scipy import stats
-
+from ncollapse.claims.distributions import binomial_tail, sign_test, t_tail
 from ncollapse.claims.estimates import Estimate, spread
 from ncollapse.claims.evidence import BEFORE_TRAINING, IN_RANDOM_ORDER, Draw, Evidence, estimate_of
 from ncollapse.claims.rules import RULES, Verdict
@@ -116,13 +115,8 @@ def shuffled(draws: Sequence[Draw]) -> BaseRate | None:
     if len(chances) < len(draws) or not chances:
         return None
     right = sum(bool(draw.value) for draw in draws)
-    p_value = float(stats.binomtest(right, len(draws), max(chances), alternative="greater").pvalue)
+    p_value = binomial_tail(right, len(draws), max(chances))
     return BaseRate(IN_RANDOM_ORDER, statistics.fmean(chances), p_value)
-
-
-def sign_test(right: int, n: int) -> float:
-    """Return the two-sided p-value of a share against one half."""
-    return float(stats.binomtest(right, n, 0.5).pvalue) if n else 1.0
 
 
 def _t_test(values: Sequence[float]) -> float:
@@ -132,7 +126,7 @@ def _t_test(values: Sequence[float]) -> float:
     if deviation == 0:
         # Rank correlations of a few settings are often equal in all seeds: no reason for p = 0.
         return 1.0 if mean == 0 else sign_test(len(values), len(values))
-    return float(2 * stats.t.sf(abs(mean) / deviation * math.sqrt(len(values)), len(values) - 1))
+    return 2 * t_tail(abs(mean) / deviation * math.sqrt(len(values)), len(values) - 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
