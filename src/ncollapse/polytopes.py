@@ -17,11 +17,7 @@ _MOST_ROUNDS = 100
 
 
 def antipodal_pairs(gram: Array) -> Array | None:
-    """Pair K vectors, K even, so that the sum of the pairs' inner products is least, to 1e-9 of the largest product.
-
-    Returns:
-        The partner of each vector; None if no pairs were proven to be best.
-    """
+    """Return the partners that make the sum of K/2 pairs' inner products least, to 1e-9 of the largest; None if not proven."""
     # A permutation of least cost cannot cost more than pairs, each used in both directions. If its cycles are even, one of
     # the two ways to pair the neighbors in each costs no more than the permutation: these pairs are best.
     scale = np.abs(gram).max()

@@ -59,15 +59,7 @@ def size_groups(counts: Tensor) -> list[str]:
 def class_findings(
     moments: ClassMoments, train: Tensor, test: Tensor | None, indices: list[int], names: Mapping[int, str]
 ) -> tuple[ClassFinding, ...]:
-    """Return what is found of each class.
-
-    Args:
-        moments: Of the training set at the layer.
-        train: Counts of decisions on the training set, shape (K, K).
-        test: The same on held-out samples.
-        indices: Of the classes in the labels.
-        names: By these indices.
-    """
+    """Return what is found of each class, from its moments and the (K, K) counts of decisions on training and test samples."""
     distances, cdnv = relative_distances(moments).fill_diagonal_(math.inf), cdnv_matrix(moments).fill_diagonal_(0.0)
     nearest, at = distances.min(dim=1)
     groups = size_groups(moments.counts)

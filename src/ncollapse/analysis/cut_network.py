@@ -122,11 +122,7 @@ class _Removed(nn.Module):
 
 
 def drop_unreached(cut: Truncated, inputs: Callable[[], Iterable[Any]]) -> None:
-    """Remove the modules of the body that no batch reaches, as long as the outputs stay the same to the bit.
-
-    Args:
-        inputs: Starts a pass over the inputs of all batches.
-    """
+    """Remove the modules of the body that no batch reaches, as long as the outputs stay the same to the bit."""
     # Scripted modules take no hooks that Python calls: they stay.
     seen: set[nn.Module] = {module for module in cut.body.modules() if isinstance(module, torch.jit.ScriptModule)}
     modules = [module for module in cut.body.modules() if module not in seen]

@@ -70,21 +70,13 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class Passes:
-    """What all passes found.
+    """What all passes found."""
 
-    Attributes:
-        findings: By layer, in order of depth.
-        rows: Features of some training samples by layer, for the similarity of layers.
-        data: The data sets without their features.
-        accuracy: Of the network, by split.
-        present: Classes with training samples.
-    """
-
-    findings: dict[str, LayerFinding]
-    rows: dict[str, Tensor]
-    data: DiagnosedData
-    accuracy: dict[str, float]
-    present: Tensor
+    findings: dict[str, LayerFinding]  # by layer, in order of depth
+    rows: dict[str, Tensor]  # features of some training samples by layer, for the similarity of layers
+    data: DiagnosedData  # the data sets without their features
+    accuracy: dict[str, float]  # of the network, by split
+    present: Tensor  # classes with training samples
 
     @classmethod
     def over(cls, reader: FeatureReader, sources: Sources, budget: int) -> Passes:

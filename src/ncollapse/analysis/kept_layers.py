@@ -9,11 +9,10 @@ from torch import Tensor
 
 
 class KeptLayers:
-    """The layers of one pass over all data sets; those that do not fit are dropped, for another pass.
+    """The layers of one pass over all data sets; those that do not fit are dropped, for another pass."""
 
-    How many samples there are is known only at the end, so layers are dropped while they are read, the last one first. One
-    layer is always kept.
-    """
+    # How many samples there are is known only at the end, so layers are dropped while they are read, the last one first. One
+    # layer is always kept.
 
     def __init__(self, budget: int, names: Iterable[str] | None = None) -> None:
         self.names = None if names is None else list(names)

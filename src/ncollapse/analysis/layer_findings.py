@@ -33,26 +33,16 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DiagnosedData:
-    """The features that a diagnosis is made from; labels count the K classes that are present.
+    """The features that a diagnosis is made from; labels count the K classes that are present."""
 
-    Attributes:
-        splits: "train", and "test" if it was given.
-        strangers: By name.
-        tasks: Features and new labels, by name.
-        k: Number of neighbors.
-        most_neighbors: Rows of each split that k-NN decisions are made from and for.
-        ridge: Of the linear probe.
-        shots: Of a new class.
-    """
-
-    splits: dict[str, NetworkFeatures]
-    strangers: dict[str, NetworkFeatures]
-    tasks: dict[str, NetworkFeatures]
+    splits: dict[str, NetworkFeatures]  # "train", and "test" if it was given
+    strangers: dict[str, NetworkFeatures]  # by name
+    tasks: dict[str, NetworkFeatures]  # features and new labels, by name
     num_classes: int
-    k: int
-    most_neighbors: int
-    ridge: float
-    shots: int
+    k: int  # number of neighbors
+    most_neighbors: int  # rows of each split that k-NN decisions are made from and for
+    ridge: float  # of the linear probe
+    shots: int  # of a new class
 
     @property
     def decided(self) -> str:
@@ -78,12 +68,8 @@ class LayerFinding:
 
 
 def find_in_layer(name: str, data: DiagnosedData, head: LinearClassifier | None, logits: str | None) -> LayerFinding:
-    """Return what is found at a layer.
-
-    Args:
-        head: The network's own classifier if this layer feeds it.
-        logits: The layer whose scores use the logits that the network returns.
-    """
+    """Return what is found at a layer."""
+    # `head` is the network's own classifier if this layer feeds it; the scores of the layer `logits` use the network's logits.
     train = data.splits["train"]
     features = train.layers[name]
     cross = CrossMoments.from_labels(features, train.labels, data.num_classes)

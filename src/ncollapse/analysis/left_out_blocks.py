@@ -24,13 +24,7 @@ class _DoesNotFit(Exception):
 def left_out_accuracies(
     reader: FeatureReader, batches: Iterable[Any], layers: Sequence[str], most_samples: int
 ) -> dict[str, float]:
-    """Return the network's accuracy without what lies between each layer and the one before, nan where shapes differ.
-
-    Args:
-        reader: Entered, and has seen a batch.
-        layers: In order of depth.
-        most_samples: The accuracy is of the first samples.
-    """
+    """Return the accuracy on the first samples without what lies between a layer and the one before; nan if shapes differ."""
     found = dict.fromkeys(layers, math.nan)
     if reader.plan.logits is None:
         return found

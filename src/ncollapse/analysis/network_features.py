@@ -24,13 +24,10 @@ from ncollapse.probe.loader_batches import BatchPlan, network_batches
 
 @dataclass(frozen=True)
 class NarrowTap(Tap):
-    """A tap that averages a convolution's output (N, C, ...) over positions if a sample has more than ``most`` numbers.
-
-    The averaged layers are noted in ``averaged``, with their positions in words.
-    """
+    """A tap that averages a convolution's output (N, C, ...) over positions if a sample has more than ``most`` numbers."""
 
     most: int = 0
-    averaged: dict[str, str] = field(default_factory=dict, hash=False, compare=False)
+    averaged: dict[str, str] = field(default_factory=dict, hash=False, compare=False)  # positions in words, by layer
 
     def read(self, output: Tensor, mask: Tensor | None) -> Tensor:
         """Return one row per sample."""
@@ -42,17 +39,11 @@ class NarrowTap(Tap):
 
 @dataclass(frozen=True, eq=False)
 class NetworkFeatures:
-    """The features of one data set.
+    """The features of one data set."""
 
-    Attributes:
-        layers: Features (N, d) by layer in order of depth, on the CPU; those that are kept.
-        labels: Shape (N,).
-        logits: The network's logits, shape (N, K); None if it returns none.
-    """
-
-    layers: dict[str, Tensor]
-    labels: Tensor
-    logits: Tensor | None
+    layers: dict[str, Tensor]  # features (N, d) by layer in order of depth, on the CPU; those that are kept
+    labels: Tensor  # shape (N,)
+    logits: Tensor | None  # the network's logits, shape (N, K); None if it returns none
 
     def select(self, rows: Tensor) -> NetworkFeatures:
         """Return some samples, by their indices."""

@@ -43,21 +43,13 @@ def false_positive_rate(in_scores: Tensor, out_scores: Tensor, *, recall: float 
 
 @dataclass(frozen=True, eq=False)
 class StrangerScores:
-    """The four scores at one layer; higher means more in-distribution.
+    """The four scores at one layer; higher means more in-distribution."""
 
-    Attributes:
-        neco: The span of the first K-1 principal directions of standardized training features.
-        head: A classifier on this layer: the network's own, or a linear probe.
-        mean: Mean of the training features.
-        means: Class means, shape (K, d).
-        within: Within-class covariance with sample weights.
-    """
-
-    neco: PrincipalSubspace
-    head: LinearClassifier
-    mean: Tensor
-    means: Tensor
-    within: Tensor
+    neco: PrincipalSubspace  # the span of the first K-1 principal directions of standardized training features
+    head: LinearClassifier  # a classifier on this layer: the network's own, or a linear probe
+    mean: Tensor  # mean of the training features
+    means: Tensor  # class means, shape (K, d)
+    within: Tensor  # within-class covariance with sample weights
 
     @classmethod
     def of(cls, moments: CrossMoments, head: LinearClassifier) -> StrangerScores:

@@ -17,23 +17,16 @@ BEFORE_TRAINING, IN_RANDOM_ORDER = "before training", "layers in random order"
 
 @dataclass(frozen=True)
 class Draw:
-    """What the runs of one seed say: true or false, or a number that is positive where the claim is right.
+    """What the runs of one seed say: true or false, or a number that is positive where the claim is right."""
 
-    Attributes:
-        seed: Of initial weights and the order of the samples.
-        value: Of the test at the last epoch.
-        runs: The run directories behind it.
-        before: The base rate: the same without what is claimed, such as before training; None if that says nothing.
-        shuffled: Probability that the same layers in a random order pass; None if order is not what is tested.
-        steps: Steps from layer to layer that were tested.
-    """
-
-    seed: int
-    value: Value
-    runs: tuple[str, ...]
+    seed: int  # of initial weights and the order of the samples
+    value: Value  # of the test at the last epoch
+    runs: tuple[str, ...]  # the run directories behind it
+    # The base rate: the same without what is claimed, such as before training; None if that says nothing.
     before: Value | None = None
+    # Probability that the same layers in a random order pass; None if order is not what is tested.
     shuffled: float | None = None
-    steps: int | None = None
+    steps: int | None = None  # steps from layer to layer that were tested
 
 
 @dataclass(frozen=True)

@@ -34,25 +34,18 @@ _ORDER = ("holds", "fails", "depends on the setting", "undecided", "check failed
 
 @dataclass(frozen=True)
 class Ruling:
-    """The verdict on a claim and what it rests on.
-
-    Attributes:
-        why: What hinders a verdict, or a clearer one.
-        row: The numbers over all settings that have a vote.
-        corrected: The p-value after Holm's correction for all rows of the paper that have enough draws; None without a verdict.
-        evidence: What each setting says.
-        sensitivity: Where the claim is about the terminal phase: the numbers for runs from other weight-decay times on.
-        outside: Runs that do not count, because they are outside the terminal phase, or not stationary.
-    """
+    """The verdict on a claim and what it rests on."""
 
     claim: Claim
     verdict: Verdict
-    why: str
-    row: RowTest
+    why: str  # what hinders a verdict, or a clearer one
+    row: RowTest  # the numbers over all settings that have a vote
+    # The p-value after Holm's correction for all rows of the paper that have enough draws; None without a verdict.
     corrected: float | None
-    evidence: tuple[Evidence, ...]
+    evidence: tuple[Evidence, ...]  # one for each setting
+    # Where the claim is about the terminal phase: the numbers for runs from other weight-decay times on.
     sensitivity: tuple[tuple[float, RowTest], ...]
-    outside: int
+    outside: int  # runs that do not count, because they are outside the terminal phase, or not stationary
 
     @property
     def settings(self) -> list[tuple[Evidence, str]]:

@@ -63,21 +63,16 @@ def _disagreement(votes: Sequence[Vote]) -> float:
 
 
 class Mean:
-    """The mean over settings, given as values by seed, of the mean over their seeds, with its error and its test.
-
-    Attributes:
-        value: The mean.
-        error: Its standard error, of the seeds within settings.
-        p_value: Of the two-sided test against ½ for shares, against 0 for numbers.
-    """
+    """The mean over settings, given as values by seed, of the mean over their seeds, with its standard error and its test."""
 
     def __init__(self, settings: Sequence[Mapping[int, Value]]) -> None:
         self.is_share = all(isinstance(value, bool) for own in settings for value in own.values())
         self.value = statistics.fmean(statistics.fmean(own.values()) for own in settings)
         self._settings = settings
         self._freedom = math.inf if self.is_share else min(map(len, settings)) - 1
+        # Of the seeds within settings.
         self.error = self._share_error() if self.is_share else self._number_error()
-        self.p_value = self._test()
+        self.p_value = self._test()  # two-sided: against ½ for shares, against 0 for numbers
 
     @property
     def estimate(self) -> Estimate:

@@ -69,19 +69,15 @@ _GROUPED = (
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of a run at its last epoch.
-
-    ``read`` gives None where it is undefined or was not measured; with an epoch it reads what is measured at every epoch.
-    ``sign`` is 1 where the papers expect it to be large and -1 where small; ``signed`` says whether it can be negative;
-    ``given`` that the settings alone decide it.
-    """
+    """A number of a run at its last epoch."""
 
     key: str
     meaning: str
+    # Gives None where it is undefined or was not measured; with an epoch it reads what is measured at every epoch.
     read: Callable[..., float | None]
-    sign: int = -1
-    signed: bool = False
-    given: bool = False
+    sign: int = -1  # 1 where the papers expect it to be large, -1 where small
+    signed: bool = False  # whether it can be negative
+    given: bool = False  # whether the settings alone decide it
 
     @property
     def title(self) -> str:

@@ -22,27 +22,19 @@ _MOST_NAMED = 2
 
 @dataclass(frozen=True)
 class RowTest:
-    """The numbers of one row: one draw per seed.
+    """The numbers of one row: one draw per seed."""
 
-    Attributes:
-        estimate: Share of draws in which the claim is right, with the exact interval, or mean of their numbers, with the t
-            interval; both of 95 %, not corrected. Over several settings, the mean over settings of these.
-        is_share: Whether it is a share.
-        p_value: Of the two-sided test against ½ (exact) or 0 (t). Where the claim would be right, the largest of this and of
-            those against its base rates. Where settings lie on both sides, that they do (docs/claims.md, Settings).
-        bases: Its base rates.
-        steps: Fewest and most steps from layer to layer among the draws; None if it is not about an order.
-        votes: What each setting says; none where settings are not told apart.
-        over_settings: The t interval of the votes; None for fewer than two.
-    """
-
+    # Share of draws in which the claim is right, with the exact interval, or mean of their numbers, with the t interval; both
+    # of 95 %, not corrected. Over several settings, the mean over settings of these.
     estimate: Estimate
     is_share: bool
+    # Of the two-sided test against ½ (exact) or 0 (t). Where the claim would be right, the largest of this and of those against
+    # its base rates. Where settings lie on both sides, that they do (docs/claims.md, Settings).
     p_value: float
     bases: tuple[BaseRate, ...]
-    steps: tuple[int, int] | None
-    votes: tuple[Vote, ...] = ()
-    over_settings: tuple[float, float] | None = None
+    steps: tuple[int, int] | None  # fewest and most steps from layer to layer among the draws; None if it is not about an order
+    votes: tuple[Vote, ...] = ()  # what each setting says; none where settings are not told apart
+    over_settings: tuple[float, float] | None = None  # the t interval of the votes; None for fewer than two
 
     @property
     def side(self) -> Side:

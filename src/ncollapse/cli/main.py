@@ -153,17 +153,9 @@ def _describe(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line.
-
-    The exit code is 0, or 2 for an error, reported in one line on stderr (with a traceback if --debug is given), 130 after
-    Ctrl-C, 128 + n after signal n (143 after SIGTERM), and 141 when the reader of stdout has gone.
-
-    Args:
-        arguments: The words after ``ncollapse``; None takes those of the process.
-
-    Raises:
-        SystemExit: With the exit code, unless it is 0.
-    """
+    """Run the command line on the words after ``ncollapse``, by default those of the process."""
+    # The exit code is 0, or 2 for an error, reported in one line on stderr (with a traceback if --debug is given), 130 after
+    # Ctrl-C, 128 + n after signal n (143 after SIGTERM), and 141 when the reader of stdout has gone.
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and not hasattr(options, "rest"):

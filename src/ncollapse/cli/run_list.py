@@ -17,28 +17,17 @@ _DEEPEST = 2
 
 @dataclass(frozen=True)
 class ListedRun:
-    """One run directory.
+    """One run directory."""
 
-    Attributes:
-        name: Its path below the folder.
-        state: running, stopped, dead, failed, finished, "not begun" without a checkpoint, or "damaged" if its status cannot be
-            read.
-        epoch: The last epoch that is saved.
-        epochs: Epochs in all.
-        measured: Epochs that were measured.
-        seconds_since: Since its last save, by the clock of this machine; never negative.
-        holder: The process that writes to it, in words.
-        reason: Why it was stopped or has failed.
-    """
-
-    name: str
+    name: str  # its path below the folder
+    # Running, stopped, dead, failed, finished, "not begun" without a checkpoint, or "damaged" if its status cannot be read.
     state: str
-    epoch: int | None = None
-    epochs: int | None = None
-    measured: int = 0
-    seconds_since: float | None = None
-    holder: str | None = None
-    reason: str | None = None
+    epoch: int | None = None  # the last epoch that is saved
+    epochs: int | None = None  # in all
+    measured: int = 0  # epochs that were measured
+    seconds_since: float | None = None  # since its last save, by the clock of this machine; never negative
+    holder: str | None = None  # the process that writes to it, in words
+    reason: str | None = None  # why it was stopped or has failed
 
 
 def list_runs(folder: Path) -> tuple[ListedRun, ...]:

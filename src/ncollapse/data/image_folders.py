@@ -27,17 +27,11 @@ _MOST_NUMBERS = 1 << 32
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A split of a folder of images.
+    """A split of a folder of images."""
 
-    Attributes:
-        classes: Names of the folders of the training part, in order.
-        files: Every file with the number of its class.
-        shape: Channels, rows and columns of all images: those of the first training image.
-    """
-
-    classes: tuple[str, ...]
-    files: tuple[tuple[Path, int], ...]
-    shape: tuple[int, int, int]
+    classes: tuple[str, ...]  # names of the folders of the training part, in order
+    files: tuple[tuple[Path, int], ...]  # every file with the number of its class
+    shape: tuple[int, int, int]  # channels, rows and columns of all images: those of the first training image
 
 
 def find_images(split: Split, root: str | None) -> ImageFolder:

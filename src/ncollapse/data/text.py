@@ -20,26 +20,9 @@ _MOST_IDS = 1 << 30
 
 
 def load_text_set(text_set: TextSet, split: Split, *, root: str | None, vocabulary: int, length: int) -> LabeledData:
-    """Return one half of a text set as token ids (N, length), int64, shorter texts padded behind.
-
-    In each place (see ``places.search_places``) the set lies in its own folder or directly. Ids and classes are those of the
-    training half, whichever is loaded: 0 is padding, 1 a word without an id, then come the most frequent words. Classes are
-    the labels in order, numbers by size.
-
-    Args:
-        vocabulary: Words that have ids of their own; all others share one.
-        length: Words that are kept of a text.
-
-    Raises:
-        DataFileError: If a file is damaged, the training half has one label only, or the test half has a label that the
-            training half has not.
-        DataNotFoundError: If the set lies in none of the places.
-
-    Example:
-        >>> words = frequent_words(words_of(["a cat", "a dog"]), 1)
-        >>> encode(words_of(["A cat and a dog"]), words, 4).tolist()
-        [[2, 1, 1, 2]]
-    """
+    """Return one half of a text set as token ids (N, length), int64, shorter texts padded behind."""
+    # Ids and classes are those of the training half, whichever is loaded: 0 is padding, 1 a word without an id of its own, then
+    # come the most frequent words. Classes are the labels in order, numbers by size.
     folder = find_text_set(text_set, split, root)
     training = text_set.read(folder, "train")
     wanted = training if split == "train" else text_set.read(folder, split)

@@ -233,11 +233,7 @@ def _num_right(margins: Tensor, needed: Tensor, times: Tensor) -> Tensor:
 def _margins(
     first: Tensor, last: Tensor, labels: Tensor, paired: PairedMoments
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute how much farther class j is than the own class.
-
-    Returns:
-        ΔA, ΔB, ΔC of the measured end, then ΔB and C of an end collapsed to its class means; each (N, K).
-    """
+    """Compute how much farther class j is than the own class, (N, K) each: ΔA, ΔB, ΔC, then ΔB and C of a collapsed end."""
     # Written with the given residuals r = h - μ_k and differences δ = μ_k - μ_j, so that no large numbers are subtracted:
     # ΔA = 2 r⁰·δ⁰ + |δ⁰|², ΔB = r⁰·δᴸ + rᴸ·δ⁰ + δ⁰·δᴸ, ΔC = 2 rᴸ·δᴸ + |δᴸ|².
     means = paired.first.centered_means(), paired.last.centered_means()

@@ -160,15 +160,10 @@ def _negative_intervals(coefficients: np.ndarray) -> list[tuple[float, float]]:
 
 
 def etf_conditions(start: np.ndarray, cross: np.ndarray, end: np.ndarray) -> tuple[bool, bool]:
-    """Test conditions (A) and (B) of docs/theory.md, 3.3.
-
-    With Δ = M̄_0 - M̄_L, S = M̄_LᵀΔ + ΔᵀM̄_L and D = ΔᵀΔ, their traceless parts S_0 and D_0, their traces s̄ and d̄ over K-1, and
-    that of M̄_LᵀM̄_L, c²: (A) ⟨S_0, D_0⟩ >= 0 and ‖Δ‖ <= ‖M̄_L‖. (B) d̄ < c², ‖S_0‖ > ‖D_0‖ and
-    (c² - d̄)(‖S_0‖ - ‖D_0‖) >= (c² + max(s̄, 0) + d̄) ‖D_0‖.
-
-    Returns:
-        Whether (A) and whether (B) holds.
-    """
+    """Return whether condition (A), and whether (B), of docs/theory.md, 3.3, holds."""
+    # With Δ = M̄_0 - M̄_L, S = M̄_LᵀΔ + ΔᵀM̄_L and D = ΔᵀΔ, their traceless parts S_0 and D_0, their traces s̄ and d̄ over K-1, and
+    # that of M̄_LᵀM̄_L, c²: (A) ⟨S_0, D_0⟩ >= 0 and ‖Δ‖ <= ‖M̄_L‖. (B) d̄ < c², ‖S_0‖ > ‖D_0‖ and
+    # (c² - d̄)(‖S_0‖ - ‖D_0‖) >= (c² + max(s̄, 0) + d̄) ‖D_0‖.
     m = len(start) - 1
     projector = np.eye(m + 1) - 1.0 / (m + 1)
     shift = 2 * (cross - end)  # M̄_L'Δ + Δ'M̄_L

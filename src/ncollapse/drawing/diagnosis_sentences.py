@@ -22,10 +22,8 @@ def verdicts(record: DiagnosisRecord) -> list[str]:
 
 
 def sufficient_layer(record: DiagnosisRecord) -> tuple[int, str] | None:
-    """Return the depth of the first layer at which a head does as well as the network, and the head; None if none does.
-
-    A network without logits is as good as the better head on its last layer.
-    """
+    """Return the depth of the first layer at which a head does as well as the network, and the head; None if none does."""
+    # A network without logits is as good as the better head on its last layer.
     accuracy = _accuracy_to_reach(record)
     for depth, layer in enumerate(record.layers):
         values = {head: record.value(head, layer) for head in HEADS}

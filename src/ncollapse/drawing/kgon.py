@@ -45,40 +45,24 @@ class Positions(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One layer at one epoch as it is drawn, in halves of the picture's side; empty where the class means coincide.
+    """One layer at one epoch as it is drawn, in halves of the picture's side; empty where the class means coincide."""
 
-    Attributes:
-        points: Samples, (n, 2); those beyond the picture are on its edge.
-        is_beyond: Which samples these are, (n,).
-        means: Means of the named classes, (k, 2).
-        corners: Their corners, (k, 2).
-        spokes: Their rows of the classifier, (k, 2); none in layers that do not feed it.
-        reach: Half the side, in radii of the polygon.
-        note: What is special about this picture.
-    """
-
-    points: Array
-    is_beyond: Array
-    means: Array
-    corners: Array
-    spokes: Array
-    reach: float
-    note: str
+    points: Array  # samples, (n, 2); those beyond the picture are on its edge
+    is_beyond: Array  # which samples these are, (n,)
+    means: Array  # means of the named classes, (k, 2)
+    corners: Array  # their corners, (k, 2)
+    spokes: Array  # their rows of the classifier, (k, 2); none in layers that do not feed it
+    reach: float  # half the side, in radii of the polygon
+    note: str  # what is special about it, in words
 
 
 @dataclass(frozen=True)
 class Kgon:
-    """The samples of a run, with the order of the classes.
-
-    Attributes:
-        samples: What is drawn.
-        order: Places of the classes around the polygon.
-        named: Places of the classes that have colors and labels, ascending.
-    """
+    """The samples of a run, with the order of the classes."""
 
     samples: Samples
-    order: tuple[int, ...]
-    named: tuple[int, ...]
+    order: tuple[int, ...]  # places of the classes around the polygon
+    named: tuple[int, ...]  # places of the classes that have colors and labels, ascending
 
     @classmethod
     def of(cls, samples: Samples) -> Self:

@@ -22,10 +22,9 @@ _WIDTH, _HEIGHT, _IN_A_ROW = 4.2, 3.1, 3
 
 @dataclass(frozen=True)
 class LinePanel:
-    """Curves by name, x and y of each; a name that is empty or begins with an underscore has no entry in the legend.
+    """Curves by name, x and y of each; a name that is empty or begins with an underscore has no entry in the legend."""
 
-    A band shows the range around the curve of the same name.
-    """
+    # A band shows the range around the curve of the same name.
 
     title: str
     x_label: str

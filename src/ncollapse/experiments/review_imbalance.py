@@ -41,17 +41,11 @@ _ENERGIES = (1.0, 2.0, 3.0, 4.0, 5.0)
 
 
 class Merging(NamedTuple):
-    """How far the classifier rows of the minorities have merged at a ratio.
+    """How far the classifier rows of the minorities have merged at a ratio."""
 
-    Attributes:
-        cosine: Mean cosine between them in the network.
-        peeled: The same at the optimum of the layer-peeled model with the network's energies.
-        threshold: The ratio from which on they are one there; None if it is beyond a million.
-    """
-
-    cosine: float
-    peeled: float
-    threshold: float | None
+    cosine: float  # mean cosine between them in the network
+    peeled: float  # the same at the optimum of the layer-peeled model with the network's energies
+    threshold: float | None  # the ratio from which on they are one there; None if it is beyond a million
 
 
 def _run(work: Work, ratio: float, *settings: str) -> Run:

@@ -41,12 +41,9 @@ _TEST_GLOSSES = ("data.split=test", "data.per_class=100")
 
 
 def variance_bound(sample: Sequence[Tensor], population: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Return V of the sample, V of the population, and the right side of Equation 16, for all pairs of classes i < j.
-
-    :math:`A = (\lVert \mu_i - \mu_i' \rVert + \lVert \mu_j - \mu_j' \rVert) / \lVert \mu_i - \mu_j \rVert` and
-    :math:`B = (\lvert v_i - v_i' \rvert + \lvert v_j - v_j' \rvert) / (2 \lVert \mu_i' - \mu_j' \rVert^2)` with means and
-    variances of the population and, primed, of the sample: what Galanti et al. bound with high probability, here as it is.
-    """
+    """Return V of the sample, V of the population, and the right side of Equation 16, for all pairs of classes i < j."""
+    # A = (|μ_i - μ_i'| + |μ_j - μ_j'|) / |μ_i - μ_j| and B = (|v_i - v_i'| + |v_j - v_j'|) / (2 |μ_i' - μ_j'|²) with means and
+    # variances of the population and, primed, of the sample: what Galanti et al. bound with high probability, here as it is.
     (means, variances), (drawn, drawn_variances) = _moments(population), _moments(sample)
     pairs = torch.combinations(torch.arange(len(means))).T
 

@@ -26,20 +26,13 @@ _NEAR, _IN_LOGIT = math.log(0.95 / 0.05), 1 / 0.05
 
 
 class Affine(NamedTuple):
-    """A map of rows (N, d) to logits, W h + b, or W h/|h| + b for a classifier that sees directions alone.
+    """A map of rows (N, d) to logits, W h + b, or W h/|h| + b for a classifier that sees directions alone."""
 
-    Attributes:
-        weight: W, shape (K, d).
-        bias: b, shape (K,).
-        of_direction: Whether rows are divided by their norm first.
-        step: The rounding of rows before the product, relative to their largest number.
-        up_to_shift: Whether all logits of a sample may also have a number in common, such as -|h|² in squared distances.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    of_direction: bool = False
-    step: float = 0.0
+    weight: Tensor  # W, shape (K, d)
+    bias: Tensor  # b, shape (K,)
+    of_direction: bool = False  # whether rows are divided by their norm first
+    step: float = 0.0  # the rounding of rows before the product, relative to their largest number
+    # Whether all logits of a sample may also have a number in common, such as -|h|² in squared distances.
     up_to_shift: bool = False
 
     def logits(self, rows: Tensor) -> Tensor:
@@ -83,21 +76,13 @@ class Affine(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """What the logits of every batch are compared with.
+    """What the logits of every batch are compared with."""
 
-    Attributes:
-        affine: The map from the last layer to some of the returned logits.
-        classes: Which ones.
-        rounding: Of the classifier's outputs.
-        is_pooled: Whether the last layer is pooled here and in no module, so that each row may be read wrongly.
-        made: What makes logits the numbers that are compared, as in ``Logits``.
-    """
-
-    affine: Affine
-    classes: Tensor
-    rounding: float
-    is_pooled: bool
-    made: str = ""
+    affine: Affine  # the map from the last layer to some of the returned logits
+    classes: Tensor  # which ones
+    rounding: float  # of the classifier's outputs
+    is_pooled: bool  # whether the last layer is pooled here and in no module, so that each row may be read wrongly
+    made: str = ""  # what makes logits the numbers that are compared, as in `Logits`
 
     @classmethod
     def of(cls, affine: Affine, rounding: float, is_pooled: bool, made: str = "") -> Proof:

@@ -95,17 +95,12 @@ def next_tokens(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of one call of a network.
-
-    Attributes:
-        call: The user's function, which gets the network and the one value in ``args``.
-        doubtful: The inputs as given, if the forward's signature does not take their parts.
-    """
+    """The arguments of one call of a network."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    call: Call | None = None
-    doubtful: Any = None
+    call: Call | None = None  # the user's function, which gets the network and the one value in `args`
+    doubtful: Any = None  # the inputs as given, if the forward's signature does not take their parts
 
     @classmethod
     def of(cls, model: nn.Module, inputs: Any) -> Arguments:

@@ -23,30 +23,19 @@ _NEAREST = 4
 
 
 class Head(NamedTuple):
-    """The classifier that was found, or the module that looks like it, or a note why there is none.
-
-    Attributes:
-        input: The classifier's input: (N, d), tokens (N, T, d), or pixels (N, d, H, W).
-        pool: How it becomes one row per sample; "flatten" if the input already has one row per label.
-        matrix: The parameter that the forward multiplies with the input, if the classifier is no module.
-        layer: The module that returned the input then.
-        note: What was found, in words for the user.
-        logits: Which of the returned tensors holds the logits; None if none does.
-        read: Evaluates W and b as they are now. None if the module does not give the returned logits.
-        others: Further modules whose logits the network returns.
-        affine: W and b at the look, and the rounding of the module's outputs.
-    """
+    """The classifier that was found, or the module that looks like it, or a note why there is none."""
 
     name: str | None = None
-    input: Captured | None = None
-    pool: Read = "flatten"
-    note: str = ""
-    logits: Logits | None = None
+    input: Captured | None = None  # the classifier's input: (N, d), tokens (N, T, d), or pixels (N, d, H, W)
+    pool: Read = "flatten"  # how it becomes one row per sample; "flatten" if the input already has one row per label
+    note: str = ""  # what was found, in words for the user
+    logits: Logits | None = None  # which of the returned tensors holds the logits; None if none does
+    # Evaluates W and b as they are now. None if the module does not give the returned logits.
     read: Callable[[], Affine | None] | None = None
-    others: tuple[str, ...] = ()
-    matrix: str | None = None
-    layer: str | None = None
-    affine: Affine | None = None
+    others: tuple[str, ...] = ()  # further modules whose logits the network returns
+    matrix: str | None = None  # the parameter that the forward multiplies with the input, if the classifier is no module
+    layer: str | None = None  # the module that returned the input then
+    affine: Affine | None = None  # W and b at the look, and the rounding of the module's outputs
     rounding: float = 0.0
 
     @property

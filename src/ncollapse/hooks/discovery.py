@@ -36,14 +36,11 @@ from ncollapse.hooks.trace import ModuleCall, Trace, is_inside, outermost, trace
 
 
 class Discovery:
-    """Find the layers of a network (docs/discovery.md).
+    """The search for the layers of a network (docs/discovery.md)."""
 
-    - names that the user passed;
-    - else ``collapse_stages``;
-    - else, from a trace: repeated blocks with their input, or layers with weights; then the classifier's input.
-
-    Names are checked at once, so that a misspelled one costs no forward pass.
-    """
+    # They are those that the user named; else those of `collapse_stages`; else, from a trace, repeated blocks with their input,
+    # or layers with weights, then the classifier's input. Names are checked at once, so that a misspelled one costs no forward
+    # pass.
 
     def __init__(
         self,

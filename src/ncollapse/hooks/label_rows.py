@@ -43,19 +43,13 @@ def class_indices(labels: Any, place: str = "") -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class LabelRows:
-    """The labels of one batch that count, and where their rows are in a layer's output.
+    """The labels of one batch that count, and where their rows are in a layer's output."""
 
-    Attributes:
-        labels: The labels that count, shape (M,).
-        shape: The shape of all labels: (N,), (N, T) of tokens or (N, H, W) of pixels.
-        places: Flat indices of the rows, by the shape of a layer's positions; None if all rows have labels.
-        connected: Whether the samples are nodes of one graph, which cannot be separated.
-    """
-
-    labels: Tensor
-    shape: tuple[int, ...]
+    labels: Tensor  # the labels that count, shape (M,)
+    shape: tuple[int, ...]  # the shape of all labels: (N,), (N, T) of tokens or (N, H, W) of pixels
+    # Flat indices of the rows, by the shape of a layer's positions; None if all rows have labels.
     places: dict[tuple[int, ...], Tensor | None]
-    connected: bool = False
+    connected: bool = False  # whether the samples are nodes of one graph, which cannot be separated
 
     @classmethod
     def of(

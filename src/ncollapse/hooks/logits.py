@@ -23,14 +23,10 @@ _SCALES = (1.0, 1.0, 0.3, 0.3, 0.1, 0.1, LARGE)
 
 
 class Logits(NamedTuple):
-    """Where a network's logits are: the position of a returned tensor, and what made them probabilities.
-
-    Attributes:
-        made: "softmax", "sigmoid", or "single" for one probability of two classes; "" if they are logits.
-    """
+    """Where a network's logits are: the position of a returned tensor, and what made them probabilities."""
 
     position: int
-    made: str = ""
+    made: str = ""  # "softmax", "sigmoid", or "single" for one probability of two classes; "" if they are logits
 
     def read(self, output: Any, num_classes: int | None, tokens: bool) -> Tensor | None:
         """Return logits (N, K), or (N, T, K) of tokens, from a network's output, None if there are none."""

@@ -29,19 +29,14 @@ Run = Callable[[Any], list[Tensor]]
 
 
 class MaskRule(NamedTuple):
-    """A way to see from one tensor of the inputs which tokens are real.
+    """A way to see from one tensor of the inputs which tokens are real."""
 
-    Attributes:
-        place: The name of an argument, or the position of the tensor among all of the inputs.
-        kind: It counts the real tokens of each sample, marks real tokens or padding, is added to the scores of tokens, holds
-            ids of which one is ``padding``, or its meaning is unknown.
-        why: On what evidence, in words.
-    """
-
-    place: int | str
+    place: int | str  # the name of an argument, or the position of the tensor among all of the inputs
+    # It counts the real tokens of each sample, marks real tokens or padding, is added to the scores of tokens, holds ids of
+    # which one is `padding`, or its meaning is unknown.
     kind: Literal["lengths", "ids", "real", "padding", "added", "unknown"]
     padding: int = 0
-    why: str = ""
+    why: str = ""  # on what evidence, in words
 
     @property
     def given(self) -> str:

@@ -103,11 +103,9 @@ def find_matrix_head(model: nn.Module, trace: Trace, reading: LogitsReading, ind
 
 
 def last_state(presumed: ModuleCall | None, trace: Trace, reading: LogitsReading, index: int) -> ModuleCall | None:
-    """Return the last module whose rows alone give the returned logits, by a linear map of several modules.
-
-    None if there is none, or if what the presumed classifier takes gives them alone, by any map, or what it returns, by a
-    linear one.
-    """
+    """Return the last module whose rows alone give the returned logits, by a linear map of several modules."""
+    # None if there is none, or if what the presumed classifier takes gives them alone, by any map, or what it returns, by a
+    # linear one.
     # Weights beside a classifier may give a part of the logits, as in base(h) + B(A(h)) without a module around it.
     answers, dims = reading.answers, 3 if reading.tokens else 2
     taken = None if presumed is None or presumed.input is None else presumed.input.values

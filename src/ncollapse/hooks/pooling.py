@@ -50,26 +50,16 @@ class MeanFrom:
 
 
 class TokenReading(NamedTuple):
-    """How a network reads its tokens.
-
-    Attributes:
-        num_tokens: From how many of them, 0 if unknown.
-        words: On what evidence.
-        tokens: The module whose tokens the network reads so, None if unknown.
-        is_turned: Whether these are its last dimension.
-        is_known: Whether anything shows how it reads them.
-        rows: What it makes of them.
-        taker: The module that takes these rows, None if the network returns them.
-    """
+    """How a network reads its tokens."""
 
     pool: Read
-    num_tokens: int = 0
-    words: str = ""
-    tokens: ModuleCall | None = None
-    rows: Captured | None = None
-    taker: ModuleCall | None = None
-    is_turned: bool = False
-    is_known: bool = True
+    num_tokens: int = 0  # from how many of them, 0 if unknown
+    words: str = ""  # on what evidence
+    tokens: ModuleCall | None = None  # the module whose tokens the network reads so, None if unknown
+    rows: Captured | None = None  # what it makes of them
+    taker: ModuleCall | None = None  # the module that takes these rows, None if the network returns them
+    is_turned: bool = False  # whether these are its last dimension
+    is_known: bool = True  # whether anything shows how it reads them
 
 
 def read_out(model: nn.Module, usable: Sequence[ModuleCall], trace: Trace, classified: bool) -> TokenReading:

@@ -25,21 +25,13 @@ INPUT = ".input"
 
 
 class Placement(NamedTuple):
-    """Where the rows of the labels are in a layer's output.
+    """Where the rows of the labels are in a layer's output."""
 
-    Attributes:
-        axis: The dimension that counts the samples.
-        first: The first position with a label, if every token has one.
-        extra: How many positions it has beyond those of the labels.
-        is_last: Whether the positions are the last dimension, as behind a convolution: (N, C, T).
-        channels_last: Whether the channels of images are the last dimension: (N, H, W, C).
-    """
-
-    axis: int = 0
-    first: int = 0
-    extra: int = 0
-    is_last: bool = False
-    channels_last: bool = False
+    axis: int = 0  # the dimension that counts the samples
+    first: int = 0  # the first position with a label, if every token has one
+    extra: int = 0  # how many positions it has beyond those of the labels
+    is_last: bool = False  # whether the positions are the last dimension, as behind a convolution: (N, C, T)
+    channels_last: bool = False  # whether the channels of images are the last dimension: (N, H, W, C)
 
     def arranged(self, output: Tensor) -> Tensor:
         """Return a layer's output with the samples first, then the positions of tokens, or the channels of images."""

@@ -23,42 +23,28 @@ from ncollapse.hooks.tap import INPUT, Placement, Tap
 
 @dataclass(frozen=True, eq=False)
 class TapPlan:
-    """The modules to hook, how to read them, and why they were chosen.
-
-    Attributes:
-        classifier: The classifier, or the module that looks like it, or the parameter that the forward multiplies with.
-        feeding: Label of the layer that enters the classifier.
-        feeding_tap: Reads that layer if no tap does.
-        overwritten: Labels copied at once, because a later in-place operation overwrites them.
-        explanation: Shown as ``Measurement.chosen``.
-        left_out: Modules not chosen, with the reason.
-        read_classifier: Evaluates its W and b as they are now; None if it does not give the returned logits.
-        logits: Which of the returned tensors holds the logits; None if none does.
-        mask_rule: Which tokens are real; None if the first batch does not say.
-        repeats: A layer with tokens as they are read here, and a tap of the same numbers that the network made of them.
-        proof: What the logits of further batches are compared with.
-        named: Whether the user or the network named the layers.
-        may_reorder: Whether the network may give the samples another order inside.
-        doubt: Why the logits of further batches do not come from the classifier, "" if they do.
-    """
+    """The modules to hook, how to read them, and why they were chosen."""
 
     taps: tuple[Tap, ...] = ()
+    # The classifier, or the module that looks like it, or the parameter that the forward multiplies with.
     classifier: str | None = None
-    feeding: str | None = None
-    feeding_tap: Tap | None = None
-    overwritten: frozenset[str] = frozenset()
-    explanation: str = ""
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    feeding: str | None = None  # label of the layer that enters the classifier
+    feeding_tap: Tap | None = None  # reads that layer if no tap does
+    overwritten: frozenset[str] = frozenset()  # labels copied at once, because a later in-place operation overwrites them
+    explanation: str = ""  # shown as `Measurement.chosen`
+    left_out: Mapping[str, str] = field(default_factory=dict)  # modules not chosen, with the reason
+    # Evaluates its W and b as they are now; None if it does not give the returned logits.
     read_classifier: Callable[[], Affine | None] | None = None
-    logits: Logits | None = None
+    logits: Logits | None = None  # which of the returned tensors holds the logits; None if none does
     num_classes: int | None = None
     placements: Mapping[str, Placement] = field(default_factory=dict)
-    mask_rule: MaskRule | None = None
+    mask_rule: MaskRule | None = None  # which tokens are real; None if the first batch does not say
+    # A layer with tokens as they are read here, and a tap of the same numbers that the network made of them.
     repeats: tuple[str, Tap] | None = None
-    proof: Proof | None = None
-    named: bool = False
-    may_reorder: bool = False
-    doubt: str = ""
+    proof: Proof | None = None  # what the logits of further batches are compared with
+    named: bool = False  # whether the user or the network named the layers
+    may_reorder: bool = False  # whether the network may give the samples another order inside
+    doubt: str = ""  # why the logits of further batches do not come from the classifier, "" if they do
 
     @property
     def settled(self) -> TapPlan:
@@ -97,10 +83,9 @@ class Tapped(NamedTuple):
 
 
 class TapHooks:
-    """The hooks of a plan, which capture features in one forward pass, between ``begin`` and ``end``.
+    """The hooks of a plan, which capture features in one forward pass, between ``begin`` and ``end``."""
 
-    ``sure`` False: training may drop out what the network makes of its tokens, so that ``repeats`` counts once it has held.
-    """
+    # `sure` False: training may drop out what the network makes of its tokens, so that `repeats` counts once it has held.
 
     def __init__(self, model: nn.Module, plan: TapPlan, sure: bool = True) -> None:
         self.plan, self.sure = plan, sure
@@ -134,10 +119,8 @@ class TapHooks:
         hold: bool = True,
         whole: bool = False,
     ) -> None:
-        """Start capturing rows with labels, all rows if none are given, or whole outputs, to be selected from later.
-
-        ``receive`` gets each layer inside its hook; ``hold`` also keeps it until ``end``.
-        """
+        """Start capturing rows with labels, all rows if none are given, or whole outputs, to be selected from later."""
+        # `receive` gets each layer inside its hook; `hold` also keeps it until `end`.
         self._captured.clear()
         self._running, self._mask, self._labeled, self._receive, self._hold = True, mask, labeled, receive, hold
         self._whole = whole

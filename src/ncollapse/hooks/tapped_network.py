@@ -173,10 +173,8 @@ class ReorderedError(ValueError):
 
 
 def _wrong_rows(model: nn.Module, plan: TapPlan, inputs: Any, sizes: Sequence[int], tokens: bool) -> dict[str, str]:
-    """Return layers without one row per sample in the order of the samples, by some samples in order and in reverse.
-
-    ``sizes`` are the numbers of samples that the batch may have, the likely one first.
-    """
+    """Return layers without one row per sample in the order of the samples, by some samples in order and in reverse."""
+    # `sizes` are the numbers of samples that the batch may have, the likely one first.
     # As many time steps as samples leave two dimensions that may count the samples. Along the wrong one, no layer returns as
     # many rows as there are samples left.
     found: list[dict[str, str]] = []
@@ -217,10 +215,7 @@ def _rows_in_order(
 
 
 def _misordered(outputs: dict[str, Tensor], reverse: dict[str, Tensor], num: int, labels: Iterable[str]) -> dict[str, str]:
-    """Return layers without one row for each of some samples, or with rows in an order of their own, and why.
-
-    ``reverse`` are the outputs for the samples in reverse order.
-    """
+    """Return layers without one row per sample, or with an order of their own, and why; ``reverse`` is for reversed samples."""
     found = {}
     for label in labels:
         if label not in outputs or label not in reverse:

@@ -234,10 +234,8 @@ def unproven(trace: Trace, inputs: Any, look: Look, names: Collection[str]) -> l
 def turned(
     trace: Trace, taps: Sequence[Tap], inputs: Any, look: Look, labeled: LabelRows | None, read: TokenReading
 ) -> tuple[dict[str, Placement | str], str]:
-    """Return layers of images (N, H, W, C) whose pixels have labels, and of tokens (N, D, T) that are averaged or chosen.
-
-    If it is unknown where their positions are, return why. Also return of which this is taken for granted, in words.
-    """
+    """Return layers of images (N, H, W, C) whose pixels have labels, and of tokens (N, D, T) that are averaged or chosen."""
+    # If it is unknown where their positions are, return why. Also return of which this is taken for granted, in words.
     if labeled is not None and len(labeled.shape) == 3:
         calls = {tap.label: trace.taken(tap) for tap in taps}
         placed = {label: call for label, call in calls.items() if call.output is not None and call.axis is not None}

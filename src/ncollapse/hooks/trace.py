@@ -36,29 +36,18 @@ _CHANGED = 1e-3
 
 @dataclass(eq=False)
 class ModuleCall:
-    """The first call of one module.
-
-    Attributes:
-        input: Its first argument, None if that is not a tensor.
-        output: Its features, None if it returned none.
-        count: How often the module ran.
-        started_after: How many modules had finished when it started.
-        finished: How many modules had finished when its output existed, itself included.
-        axis: The dimension of its output that counts the samples, None if there is none.
-        input_axis: The same for its input.
-        is_aside: Whether it returned several tensors, and the network goes on with another than the first.
-    """
+    """The first call of one module."""
 
     name: str
     module: nn.Module
-    input: Captured | None = None
-    output: Captured | None = None
-    count: int = 0
-    started_after: int = 0
-    finished: float = 0
-    axis: int | None = 0
-    input_axis: int | None = 0
-    is_aside: bool = False
+    input: Captured | None = None  # its first argument, None if that is not a tensor
+    output: Captured | None = None  # its features, None if it returned none
+    count: int = 0  # how often the module ran
+    started_after: int = 0  # how many modules had finished when it started
+    finished: float = 0  # how many modules had finished when its output existed, itself included
+    axis: int | None = 0  # the dimension of its output that counts the samples, None if there is none
+    input_axis: int | None = 0  # the same for its input
+    is_aside: bool = False  # whether it returned several tensors, and the network goes on with another than the first
 
     def returned(self, tensor: Captured | None) -> bool:
         """Return whether this module returned a tensor."""
@@ -82,24 +71,17 @@ class ModuleCall:
 
 
 class Trace(NamedTuple):
-    """One forward pass: the modules that ran, the tensors that the network returned, and which tokens are real.
-
-    Attributes:
-        names_logits: Whether the network named the first of the returned tensors as logits.
-        may_reorder: Whether an operation ran that can give the samples another order, or leave some out.
-        ranked: Which of the returned tensors hold numbers sorted by size, so that their places are no classes.
-        last_used: How many modules had finished when a weight was last used, by its name.
-        reordered: On what tokens depend that an operation may have given another order.
-    """
+    """One forward pass: the modules that ran, the tensors that the network returned, and which tokens are real."""
 
     calls: dict[str, ModuleCall]
     returned: list[Captured]
     mask: Tensor | None
-    names_logits: bool = False
-    may_reorder: bool = False
+    names_logits: bool = False  # whether the network named the first of the returned tensors as logits
+    may_reorder: bool = False  # whether an operation ran that can give the samples another order, or leave some out
+    # Which of the returned tensors hold numbers sorted by size, so that their places are no classes.
     ranked: frozenset[int] = frozenset()
-    last_used: Mapping[str, int] = {}
-    reordered: tuple[int, ...] = ()
+    last_used: Mapping[str, int] = {}  # how many modules had finished when a weight was last used, by its name
+    reordered: tuple[int, ...] = ()  # on what tokens depend that an operation may have given another order
 
     def call(self, label: str) -> ModuleCall | None:
         """Return the call of a module; for "module.input", what that module took as if a module had returned it."""

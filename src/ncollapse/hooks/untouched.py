@@ -48,11 +48,10 @@ def _run_alone(model: nn.Module) -> Iterator[None]:
 
 
 class Untouched:
-    """Run a network in eval mode, eagerly, and restore it and the random states to the bit, also after an error.
+    """Run a network in eval mode, eagerly, and restore it and the random states to the bit, also after an error."""
 
-    With ``check``, digests of the network and of the random states prove it. Without, the version counters of parameters and
-    gradients show at no cost whether they were written to. A change that cannot be undone is an error.
-    """
+    # With `check`, digests of the network and of the random states prove it. Without, the version counters of parameters and
+    # gradients show at no cost whether they were written to. A change that cannot be undone is an error.
 
     # Parameters are large, so only those are copied that eval mode may change. A module that overrides ``train`` acts in it:
     # LoRA merges its weights. An embedding with ``max_norm`` writes to its weights in each forward pass.

@@ -34,27 +34,18 @@ _HOLDING: dict[Path, Callable[[], object]] = {}
 
 @dataclass(frozen=True)
 class RecordedSource:
-    """What is known of a recorded training before its first epoch.
-
-    ``arguments`` must be the same for a run to be continued; ``total`` is the last epoch or step, None if unknown.
-    """
+    """What is known of a recorded training before its first epoch."""
 
     unit: Unit
-    total: int | None
-    arguments: Mapping[str, str]
+    total: int | None  # the last epoch or step, None if unknown
+    arguments: Mapping[str, str]  # must be the same for a run to be continued
     recipe: Mapping[str, Any] = field(default_factory=dict)
     noted: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
 
 
 class RecordedRun:
-    """A run directory that other people's code fills; every change is saved whole, so that a kill loses none before it.
-
-    Args:
-        out: The folder. One that holds something is left as it is, and a new one is made beside it, unless it is resumed.
-        resume: Continue the recording in the folder.
-        clock: Counts the steps of the optimizer, where it is known.
-    """
+    """A run directory that other people's code fills; every change is saved whole, so that a kill loses none before it."""
 
     def __init__(self, out: str | Path, source: RecordedSource, *, resume: bool, clock: StepClock | None = None) -> None:
         self.source, self.clock = source, clock
@@ -62,6 +53,7 @@ class RecordedRun:
         self._started, self._seconds_before = clock_time.monotonic(), 0.0
         # The next time may lie before the last one: a killed training goes on from its checkpoint.
         self._goes_back = resume
+        # A folder that holds something is left as it is, and a new one is made beside it, unless it is resumed.
         path = Path(out)
         self._hold(path if resume else _free_folder(path))
         try:

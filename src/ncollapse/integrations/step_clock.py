@@ -10,15 +10,7 @@ from torch.optim import SGD, Optimizer
 
 
 class StepClock:
-    """A counter of the steps that an optimizer takes; steps that a gradient scaler skips are not among them.
-
-    Attributes:
-        step: Steps so far; None if those before a training was resumed are unknown.
-        time: Weight-decay time up to the last ``end_epoch`` (docs/theory.md, 4.1): the sum over the steps of learning rate /
-            (1 - momentum) times weight decay. None where it is unknown: with others than SGD, also those that inherit
-            from it and step otherwise, whose steps do not scale with the gradient, with a momentum of 1 or more, and where
-            parameter groups decay at different rates.
-    """
+    """A counter of the steps that an optimizer takes; steps that a gradient scaler skips are not among them."""
 
     def __init__(self, optimizer: Any) -> None:
         # Trainers wrap optimizers in classes that need not forward hooks.
@@ -29,7 +21,11 @@ class StepClock:
                 )
             optimizer = optimizer.optimizer
         self._optimizer = optimizer
-        self.step: int | None = 0
+        self.step: int | None = 0  # None if the steps before a training was resumed are unknown
+        # Weight-decay time up to the last `end_epoch` (docs/theory.md, 4.1): the sum over the steps of learning rate /
+        # (1 - momentum) times weight decay. None where it is unknown: with others than SGD, also those that inherit from it and
+        # step otherwise, whose steps do not scale with the gradient, with a momentum of 1 or more, and where parameter groups
+        # decay at different rates.
         self.time = 0.0 if _decay_rate(optimizer) is not None else None
         # Learning rates and weight-decay times of the steps since ``end_epoch``.
         self._rates: list[float] = []

@@ -56,29 +56,17 @@ class StoredClassifier:
 
 @dataclass(frozen=True)
 class StoreManifest:
-    """The whole file ``features.json``.
+    """The whole file ``features.json``."""
 
-    Attributes:
-        format: Of the store.
-        num_classes: K.
-        rows: Samples of each shard.
-        labels: The shards of the labels.
-        layers: In order of depth.
-        choices: Whether the shards of the labels also hold the classes that the network chose.
-        classifier: None if it is not known.
-        version: Of the library that wrote it, where it was this one.
-        digest: SHA-256 of the rest of this file.
-    """
-
-    format: int
-    num_classes: int
-    rows: tuple[int, ...]
-    labels: tuple[Mark, ...]
-    layers: tuple[StoredLayer, ...]
-    digest: str
-    choices: bool = False
-    classifier: StoredClassifier | None = None
-    version: str = ""
+    format: int  # of the store
+    num_classes: int  # K
+    rows: tuple[int, ...]  # samples of each shard
+    labels: tuple[Mark, ...]  # the shards of the labels
+    layers: tuple[StoredLayer, ...]  # in order of depth
+    digest: str  # SHA-256 of the rest of this file
+    choices: bool = False  # whether the shards of the labels also hold the classes that the network chose
+    classifier: StoredClassifier | None = None  # None if it is not known
+    version: str = ""  # of the library that wrote it, where it was this one
 
 
 def label_file(shard: int) -> str:

@@ -23,22 +23,16 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 class NearestFrame(NamedTuple):
-    r"""The simplex ETF nearest to the class means of a layer, and the map into its coordinates.
+    """The simplex ETF nearest to the class means of a layer, and the map into its coordinates."""
 
-    With centered class means :math:`\bar M = P S Q^T` of rank r, the nearest frame has the unit rows
-    :math:`E = \sqrt{K/(K-1)}\, P Q^T`, and :math:`x \mapsto \frac{x - \mu}{a} E^T \frac{K-1}{K}` takes a times its k-th row to
-    :math:`P P^T e_k`. For r = K-1 that is :math:`e_k - 1/K`, which the corners of a regular K-gon take to corner k. Fewer
-    dimensions hold no such frame: E is the polar factor of rank r, and :math:`P P^T e_k` are the images of the corners.
+    # With centered class means M̄ = P S Qᵀ of rank r, the nearest frame has the unit rows E = √(K/(K-1)) P Qᵀ, and the map
+    # x ↦ (x - μ)/a Eᵀ (K-1)/K takes a times its k-th row to P Pᵀ e_k. For r = K-1 that is e_k - 1/K, which the corners of a
+    # regular K-gon take to corner k. Fewer dimensions hold no such frame: E is the polar factor of rank r, and P Pᵀ e_k are the
+    # images of the corners.
 
-    Attributes:
-        left: P, shape (K, r).
-        unit: :math:`Q P^T \sqrt{(K-1)/K}`, Q in the basis of the centers, shape (r', K).
-        scale: a.
-    """
-
-    left: Tensor
-    unit: Tensor
-    scale: float
+    left: Tensor  # P, shape (K, r)
+    unit: Tensor  # Q Pᵀ √((K-1)/K), Q in the basis of the centers, shape (r', K)
+    scale: float  # a, the length of the frame's rows
 
     @classmethod
     def of(cls, centers: ClassCenters) -> NearestFrame | None:

@@ -46,20 +46,14 @@ _SIZES: dict[type, dict[str, str]] = {
 
 @dataclass(eq=False)
 class NamedTensors:
-    """Values taken apart.
+    """Values taken apart."""
 
-    Attributes:
-        tensors: The tensors by name, contiguous, on the CPU.
-        transposed: Names of those whose transpose is kept, since their memory is laid out so.
-        words: Texts and truth values by name.
-        objects: Names of the values that are there; others are None.
-        same: Names of values that are the same object as an earlier one, with its name.
-    """
-
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # the tensors by name, contiguous, on the CPU
+    # Names of those whose transpose is kept, since their memory is laid out so.
     transposed: list[str] = field(default_factory=list)
-    words: dict[str, str | bool | tuple[str, ...]] = field(default_factory=dict)
-    objects: list[str] = field(default_factory=list)
+    words: dict[str, str | bool | tuple[str, ...]] = field(default_factory=dict)  # texts and truth values by name
+    objects: list[str] = field(default_factory=list)  # names of the values that are there; others are None
+    # Names of values that are the same object as an earlier one, with its name.
     same: dict[str, str] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, Any]) -> NamedTensors:

@@ -31,10 +31,9 @@ Sums = TypeVar("Sums", ClassMoments, ClassParts, ClassScatter, ClassDecisions)
 
 @dataclass(eq=False)
 class Totals:
-    """The sums of one measurement, by layer; ``by_reference`` are moments of the training set whose means decide.
+    """The sums of one measurement, by layer; ``by_reference`` are moments of the training set whose means decide."""
 
-    The moments of a first pass have all classes; ``select`` restricts them to a selection, in which the rest is summed.
-    """
+    # The moments of a first pass have all classes; `select` restricts them to a selection, in which the rest is summed.
 
     moments: dict[str, ClassMoments] = field(default_factory=dict)
     scatters: dict[str, ClassScatter] = field(default_factory=dict)

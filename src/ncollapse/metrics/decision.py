@@ -38,12 +38,10 @@ def ncc_accuracy(decisions: ClassDecisions) -> Tensor:
 
 
 def left_out_accuracy(decisions: ClassDecisions) -> Tensor:
-    r"""Return the accuracy of the nearest class center where each sample is left out of the mean of its own class.
-
-    A sample is part of its own class mean, which lies nearer to it for that reason: few samples in many dimensions are all
-    nearest to their own mean, even without classes. Left out, it is at :math:`\frac{n}{n-1} \lVert h - \mu_k \rVert` from it.
-    1 at exact collapse. A sample that is alone in its class counts as wrong, because its class has no mean without it.
-    """
+    """Return the accuracy of the nearest class center where each sample is left out of the mean of its own class."""
+    # A sample is part of its own class mean, which lies nearer to it for that reason: few samples in many dimensions are all
+    # nearest to their own mean, even without classes. Left out, it is at n/(n-1) |h - μ_k| from it. The value is 1 at exact
+    # collapse. A sample that is alone in its class counts as wrong, because its class has no mean without it.
     return decisions.left_out_correct.sum() / decisions.left_out.sum()
 
 

@@ -26,12 +26,10 @@ _STEPS, _CLOSE = 30, 1e-3
 
 
 def cdnv(p: Population) -> PopulationEstimate:
-    r"""Return an estimate of CDNV, with the expected inverse of each squared distance of class means given its estimate.
-
-    The inverse of a noisy distance is biased without bound. So the distances are taken as draws of a Gamma distribution whose
-    mean and variance are those of the estimated distances less the noise, and each inverse is averaged over what its own
-    estimate leaves possible (empirical Bayes). Where noise is small the estimate alone decides.
-    """
+    """Return an estimate of CDNV, with the expected inverse of each squared distance of class means given its estimate."""
+    # The inverse of a noisy distance is biased without bound. So the distances are taken as draws of a Gamma distribution whose
+    # mean and variance are those of the estimated distances less the noise, and each inverse is averaged over what its own
+    # estimate leaves possible (empirical Bayes). Where noise is small the estimate alone decides.
     if not _mean_distance(p) > 0:
         return NOISE_ONLY
     k, j = _pairs(p)
@@ -53,12 +51,10 @@ def cdnv(p: Population) -> PopulationEstimate:
 
 
 def cdnv_low(p: Population) -> PopulationEstimate:
-    r"""Return the lower end of an interval for CDNV, which holds for any class means.
-
-    A tangent lies below the convex 1/D, :math:`1/D \ge 2a - a^2 D`, and its right side is linear in D. So its estimate
-    :math:`2a - a^2 \hat D + 2 s^2 a \, da/d\hat D` is at most 1/D in the mean, whatever the a; s is the error of D̂, and the
-    last term is what the dependence of a on the same D̂ adds (Stein). The bound is close if a is about 1/D.
-    """
+    """Return the lower end of an interval for CDNV, which holds for any class means."""
+    # A tangent lies below the convex 1/D, 1/D >= 2a - a² D, and its right side is linear in D. So its estimate
+    # 2a - a² D̂ + 2 s² a da/dD̂ is at most 1/D in the mean, whatever the a; s is the error of D̂, and the last term is what the
+    # dependence of a on the same D̂ adds (Stein). The bound is close if a is about 1/D.
     if not _mean_distance(p) > 0:
         return NOISE_ONLY
     k, j = _pairs(p)
@@ -83,10 +79,8 @@ def cdnv_low(p: Population) -> PopulationEstimate:
 
 
 def cdnv_high(p: Population) -> PopulationEstimate:
-    """Return the upper end of an interval for CDNV: its largest value over distances and variances within their errors.
-
-    It is ∞ if some distance may be 0: no interval that is always finite covers the inverse of a distance that may be.
-    """
+    """Return the upper end of an interval for CDNV: its largest value over distances and variances within their errors."""
+    # It is ∞ if some distance may be 0: no interval that is always finite covers the inverse of a distance that may be.
     if not _mean_distance(p) > 0:
         return NOISE_ONLY
     region = _Region(p)

@@ -16,10 +16,8 @@ _POINTS = 2001
 
 
 def mean_noise(moments: ClassMoments) -> Tensor:
-    r"""Return estimates of :math:`\tau_k = \mathrm{tr} \Sigma_k / n_k`, the noise of each class mean, shape (K,).
-
-    A class of one sample, whose variance is unknown, gets the mean variance of the others.
-    """
+    """Return estimates of τ_k = tr Σ_k / n_k, the noise of each class mean, shape (K,)."""
+    # A class of one sample, whose variance is unknown, gets the mean variance of the others.
     n = moments.counts.double()
     variances = moments.scatter_traces / (n - 1)
     several = n > 1
@@ -46,12 +44,9 @@ def direction_shares(eigenvalues: Tensor, moments: ClassMoments, convention: Con
 
 
 def etf_floor(moments: ClassMoments, *, with_means: bool = True) -> Tensor:
-    r"""Return the PFC2 that noise gives if the class means are a simplex ETF of the measured size, or if they coincide.
-
-    With :math:`a = \sum_k \tau_k / K`, r = K-1 and the eigenvalue g of the ETF's Gram matrix, the traceless part of the
-    noisy Gram matrix has :math:`E \lVert G_0 \rVert^2 = (1 - \frac{2}{K}) \sum_k (\tau_k - a)^2 +
-    \frac{(r+2)(r-1)}{d} (2ga + a^2)`, for noise that is alike in all d dimensions.
-    """
+    """Return the PFC2 that noise gives if the class means are a simplex ETF of the measured size, or if they coincide."""
+    # With a = Σ_k τ_k / K, r = K-1 and the eigenvalue g of the ETF's Gram matrix, the traceless part G_0 of the noisy Gram
+    # matrix has E|G_0|² = (1 - 2/K) Σ_k (τ_k - a)² + (r+2)(r-1)/d (2ga + a²), for noise that is alike in all d dimensions.
     noise, K = mean_noise(moments), moments.num_classes
     room, level = K - 1, noise.mean(dim=-1)
     spread = moments.between_trace("class") * K / room

@@ -16,19 +16,12 @@ _BLOCK = 2**18
 
 
 class PairTile(NamedTuple):
-    """The pairs of rows of one slice with rows of another.
+    """The pairs of rows of one slice with rows of another."""
 
-    Attributes:
-        first: Slice of the rows i.
-        second: Slice of the rows j.
-        products: Inner products, shape (..., i, j).
-        keep: Which pairs have i < j, shape (i, j); None if all have.
-    """
-
-    first: slice
-    second: slice
-    products: Tensor
-    keep: Tensor | None
+    first: slice  # slice of the rows i
+    second: slice  # slice of the rows j
+    products: Tensor  # inner products, shape (..., i, j)
+    keep: Tensor | None  # which pairs have i < j, shape (i, j); None if all have
 
     def pairs(self, values: Tensor) -> Tensor:
         """Return the values of the pairs i < j, shape (..., P)."""
@@ -99,10 +92,9 @@ def are_many(rows: Tensor) -> bool:
 
 
 class CosineSums:
-    """Spread of the cosines between rows, and their distance from those of a simplex ETF.
+    """Spread of the cosines between rows, and their distance from those of a simplex ETF."""
 
-    The spread of many rows needs no pairs. What needs pairs walks over them when it is asked for, unless they were added.
-    """
+    # The spread of many rows needs no pairs. What needs pairs walks over them when it is asked for, unless they were added.
 
     def __init__(self, rows: Tensor) -> None:
         self.rows, self.norms, self.num_rows = rows, torch.linalg.vector_norm(rows, dim=-1), rows.shape[-2]

@@ -23,17 +23,11 @@ Statistic = Callable[[Tensor, Tensor], Tensor]
 
 
 class PopulationEstimate(NamedTuple):
-    """An estimate of a population's value.
+    """An estimate of a population's value."""
 
-    Attributes:
-        value: 0-d tensor, float64; nan if undefined.
-        standard_error: Standard error of the value, 0-d tensor; None if it is not estimated.
-        flags: Keys of ``FLAGS``.
-    """
-
-    value: Tensor
-    standard_error: Tensor | None
-    flags: tuple[str, ...] = ()
+    value: Tensor  # 0-d tensor, float64; nan if undefined
+    standard_error: Tensor | None  # standard error of the value, 0-d tensor; None if it is not estimated
+    flags: tuple[str, ...] = ()  # keys of `FLAGS`
 
 
 FEW_SAMPLES = PopulationEstimate(torch.tensor(math.nan), None, ("few_samples",))
@@ -42,30 +36,19 @@ NOISE_ONLY = PopulationEstimate(torch.tensor(math.nan), None, ("noise_only",))
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    r"""Unbiased estimates of the class means' Gram matrix and of the variances, with their changes if samples are left out.
+    """Unbiased estimates of the class means' Gram matrix and of the variances, with their changes if samples are left out."""
 
-    A class mean of n_k samples carries noise, :math:`E \lVert m_k \rVert^2 = \lVert \mu_k \rVert^2 + \tau_k` with
-    :math:`\tau_k = \mathrm{tr} \Sigma_k / n_k`, which is independent of that of the other classes.
+    # A class mean of n_k samples carries noise, E|m_k|² = |μ_k|² + τ_k with τ_k = tr Σ_k / n_k, which is independent of that of
+    # the other classes.
 
-    Attributes:
-        counts: n_k, shape (K,), float64.
-        means: Class means around a common center, shape (K, d).
-        variances: :math:`\mathrm{tr} S_k / (n_k - 1)`, unbiased for tr Σ_k, shape (K,).
-        part_means: Means of the parts of the classes around that center, shape (4, K, d).
-        shifts: Changes of the class means if a part is left out, shape (4, K, d); 0 for an empty part.
-        variance_shifts: Changes of the variances, shape (4, K).
-        noise_shifts: Changes of τ, shape (4, K).
-        convention: Class weights of the covariances.
-    """
-
-    counts: Tensor
-    means: Tensor
-    variances: Tensor
-    part_means: Tensor
-    shifts: Tensor
-    variance_shifts: Tensor
-    noise_shifts: Tensor
-    convention: Convention
+    counts: Tensor  # n_k, shape (K,), float64
+    means: Tensor  # class means around a common center, shape (K, d)
+    variances: Tensor  # tr S_k / (n_k - 1), unbiased for tr Σ_k, shape (K,)
+    part_means: Tensor  # means of the parts of the classes around that center, shape (4, K, d)
+    shifts: Tensor  # changes of the class means if a part is left out, shape (4, K, d); 0 for an empty part
+    variance_shifts: Tensor  # changes of the variances, shape (4, K)
+    noise_shifts: Tensor  # changes of τ, shape (4, K)
+    convention: Convention  # class weights of the covariances
 
     @classmethod
     def from_parts(cls, moments: ClassMoments, parts: ClassParts, convention: Convention = "class") -> Population:
@@ -142,19 +125,15 @@ class Population:
         return value.detach(), ((self.means + self.shifts - self.part_means) * slope).sum(dim=2)
 
     def estimate(self, statistic: Statistic, extra: Tensor | float = 0.0) -> PopulationEstimate:
-        """Return a function of the Gram matrix and the variances with its standard error by the jackknife.
-
-        One part of one class is left out at a time, since all samples are independent; ``extra`` are changes of shape (4, K)
-        that come on top of those of ``evaluate``.
-        """
+        """Return a function of the Gram matrix and the variances with its standard error by the jackknife."""
+        # One part of one class is left out at a time, since all samples are independent; `extra` are changes of shape (4, K)
+        # that come on top of those of `evaluate`.
         value, changes = self.evaluate(statistic)
         return PopulationEstimate(value, jackknife(changes + extra))
 
     def evaluate(self, statistic: Statistic) -> tuple[Tensor, Tensor]:
-        """Return a function of the Gram matrix and the variances, and its changes if a part is left out, shape (4, K).
-
-        The change of the Gram matrix is exact, that of the function is its derivative times it.
-        """
+        """Return a function of the Gram matrix and the variances, and its changes if a part is left out, shape (4, K)."""
+        # The change of the Gram matrix is exact, that of the function is its derivative times it.
         gram, variances = self.gram.clone().requires_grad_(), self.variances.clone().requires_grad_()
         value = statistic(gram, variances)
         slopes = torch.autograd.grad(value, (gram, variances), materialize_grads=True, allow_unused=True)

@@ -55,13 +55,7 @@ def within_total_ratio(moments: ClassMoments, convention: Convention = "class") 
 
 
 def between_spectrum(centers: ClassCenters, convention: Convention = "class") -> tuple[Tensor, Tensor]:
-    r"""Compute the eigenvalues of :math:`\Sigma_B`, those that are zero exactly 0, and its eigenvectors in the centers' basis.
-
-    Cached in ``centers.spectra``.
-
-    Returns:
-        The eigenvalues, shape (r,), descending, and the eigenvectors, shape (basis, r).
-    """
+    """Compute eigenvalues of Σ_B, descending, those that are zero exactly 0, and eigenvectors in the basis of the centers."""
     if convention in centers.spectra:
         return centers.spectra[convention]
     moments, parts = centers.moments, convention_parts(convention)

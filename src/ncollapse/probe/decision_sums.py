@@ -47,11 +47,10 @@ class _Pending:
 
 
 class DecisionSums:
-    """Sums of decisions at all layers by given centers. Projected batches wait until there are enough for one call.
+    """Sums of decisions at all layers by given centers. Projected batches wait until there are enough for one call."""
 
-    The centers and the counts of the data have the classes of the selection, if there is one; labels count all classes.
-    ``left_out`` also decides each sample by the means of the others, if the centers are means of these samples.
-    """
+    # The centers and the counts of the data have the classes of the selection, if there is one; labels count all classes.
+    # `left_out` also decides each sample by the means of the others, if the centers are means of these samples.
 
     def __init__(
         self,

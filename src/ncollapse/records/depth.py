@@ -94,32 +94,26 @@ class Curve:
 
 @dataclass(frozen=True)
 class PredictionError:
-    """RMS error over the interior layers in decades, by metric, of the straight line, the log-linear baseline and the flow.
-
-    The flow of class means predicts PFC2 alone, for layers at their index or their projection; else it has no entry.
-    """
+    """RMS error over the interior layers in decades, by metric, of the straight line, the log-linear baseline and the flow."""
 
     line: dict[str, Number]
     baseline: dict[str, Number]
+    # The flow of class means predicts PFC2 alone, for layers at their index or their projection; else it has no entry.
     flow: dict[str, Number] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class MeanPath:
-    r"""The path of the class means beside the flow between their first and last Gram matrix (docs/theory.md, 3.16).
+    """The path of the class means beside the flow between their first and last Gram matrix (docs/theory.md, 3.16)."""
 
-    Attributes:
-        gap: RMS decades between PFC2 of the straight line and of the flow over interior layers, placed by projection.
-        exponent: Of the path with these ends that comes nearest to the layers' PFC2, clock-free: the flow has 0, a straight
-            line of class means 1/2. None where the gap is below ``APART``, or no path fits.
-        cost: Squared weights of the least linear maps from layer to layer, over the least that residual blocks can spend.
-        nuclear_cost: The same with the sum of singular values, which decay of two linear layers per block pays for.
-    """
-
+    # RMS decades between PFC2 of the straight line and of the flow over interior layers, placed by projection.
     gap: Number = None
+    # Of the path with these ends that comes nearest to the layers' PFC2, clock-free: the flow has 0, a straight line of class
+    # means 1/2. None where the gap is below `APART`, or no path fits.
     exponent: Number = None
+    # Squared weights of the least linear maps from layer to layer, over the least that residual blocks can spend.
     cost: Number = None
-    nuclear_cost: Number = None
+    nuclear_cost: Number = None  # the same with the sum of singular values, which decay of two linear layers per block pays for
 
 
 @dataclass(frozen=True)

@@ -39,19 +39,12 @@ _MOST_BYTES = 4096
 
 @dataclass(frozen=True)
 class Holder:
-    """Who writes to a folder: the content of its lock file.
-
-    Attributes:
-        host: The name of its machine.
-        pid: Its process.
-        started: When that process was started, in ticks since the machine was; None where the system does not say.
-        since: When it took the lock, as ISO text.
-    """
+    """Who writes to a folder: the content of its lock file."""
 
     host: str
     pid: int
-    started: int | None
-    since: str
+    started: int | None  # when that process was started, in ticks since the machine was; None where the system does not say
+    since: str  # when it took the lock, as ISO text
 
     @classmethod
     def here(cls) -> Holder:
@@ -117,11 +110,7 @@ def _decoded(content: bytes) -> Holder | None:
 
 
 def state_of(folder: Path, noted: str) -> str:
-    """Return the state of a run: running, stopped (saved, goes on), dead, failed or finished.
-
-    Args:
-        noted: What its status file says.
-    """
+    """Return the state of a run, of which its status file notes one: running, stopped (saved), dead, failed or finished."""
     if noted == "finished":
         return noted
     if living_holder(folder) is not None:

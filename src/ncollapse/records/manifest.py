@@ -47,26 +47,17 @@ class Mark:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole file.
-
-    Attributes:
-        files: The files by name.
-        previous: The files before the save that is under way; None while there is none. Empty during the first save: what lies
-            there does not count, be it nothing or a run that is being replaced.
-        epoch: Of the tables and the checkpoint.
-        recipe: The fingerprint of the recipe, where there is one.
-        version: Of the library that wrote it.
-        format: Of this file.
-        digest: SHA-256 of the rest of this file.
-    """
+    """The whole file."""
 
     files: dict[str, Mark]
+    # The files before the save that is under way; None while there is none. Empty during the first save: what lies there does
+    # not count, be it nothing or a run that is being replaced.
     previous: dict[str, Mark] | None = None
-    epoch: int | None = None
-    recipe: str | None = None
-    version: str = __version__
-    format: int = FORMAT
-    digest: str = ""
+    epoch: int | None = None  # of the tables and the checkpoint
+    recipe: str | None = None  # the fingerprint of the recipe, where there is one
+    version: str = __version__  # of the library that wrote it
+    format: int = FORMAT  # of this file
+    digest: str = ""  # SHA-256 of the rest of this file
 
 
 def mark_of(content: bytes) -> Mark:
@@ -75,10 +66,8 @@ def mark_of(content: bytes) -> Mark:
 
 
 def mark_of_file(path: Path, sizes: Collection[int] | None = None) -> Mark | None:
-    """Return the mark of a file; None where there is none.
-
-    A link, a pipe, or a file of another size than those that are possible has a mark that no content has; it is not read.
-    """
+    """Return the mark of a file; None where there is none."""
+    # A link, a pipe, or a file of another size than those that are possible has a mark that no content has; it is not read.
     try:
         with open_regular(path, follow=False) as file:
             size = os.fstat(file.fileno()).st_size
@@ -200,12 +189,7 @@ def compared_files(folder: Path) -> tuple[Manifest | None, dict[str, State]]:
 
 
 class CheckedFiles:
-    """The files of a run, each read once and compared with the manifest.
-
-    Args:
-        folder: The run directory. Without a manifest its files are taken as they are if an older version wrote them.
-        unverified: Read changed files too, and list their names in ``changed``.
-    """
+    """The files of a run, each read once and compared with the manifest; if ``unverified``, changed ones are read too."""
 
     def __init__(self, folder: Path, *, unverified: bool = False) -> None:
         self.folder, self.unverified = folder, unverified
@@ -213,6 +197,7 @@ class CheckedFiles:
         self.manifest: Manifest | None = None
         try:
             self.manifest = read_manifest(folder)
+            # Without a manifest files are taken as they are if an older version wrote them.
             if self.manifest is None:
                 _check_former(folder)
         except DamagedRunError:

@@ -71,30 +71,18 @@ def known_columns(rows: Iterable[Row]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ClassFinding:
-    """What a diagnosis says of one class at the last layer.
+    """What a diagnosis says of one class at the last layer."""
 
-    Attributes:
-        index: The class index of the labels.
-        count: Training samples.
-        group: "many", "some" or "few" samples, where classes differ in size; else "".
-        variance: Mean squared distance of training samples from their class mean.
-        nearest: Index of the class whose mean is nearest.
-        distance: Distance to it, relative to the root mean square over all pairs.
-        cdnv: Mean CDNV with the other classes.
-        train: Share of its training samples whose nearest class center is their own.
-        test: The same on the held-out samples; nan without any.
-    """
-
-    index: int
+    index: int  # the class index of the labels
     name: str
-    count: int
-    group: str
-    variance: float
-    nearest: int
-    distance: float
-    cdnv: float
-    train: float
-    test: float
+    count: int  # training samples
+    group: str  # "many", "some" or "few" samples, where classes differ in size; else ""
+    variance: float  # mean squared distance of training samples from their class mean
+    nearest: int  # index of the class whose mean is nearest
+    distance: float  # distance to it, relative to the root mean square over all pairs
+    cdnv: float  # mean CDNV with the other classes
+    train: float  # share of its training samples whose nearest class center is their own
+    test: float  # the same on the held-out samples; nan without any
 
 
 class PairFinding(NamedTuple):
@@ -120,46 +108,29 @@ class GroupFinding(NamedTuple):
 
 @dataclass(frozen=True)
 class DiagnosisRecord:
-    """A diagnosis in plain numbers.
+    """A diagnosis in plain numbers."""
 
-    Attributes:
-        layers: Names in order of depth.
-        dims: Numbers of features.
-        notes: How wide layers were averaged, by layer.
-        rows: The tidy table; the ids of metrics are in docs/diagnosis.md.
-        accuracy: Of the network, by split; nan if it returns no logits.
-        decided: The split that verdicts are about: "test" where it was given, else "train".
-        judged: The split that merged classes are about: that of the verdicts if all classes have 5 samples there, else "train".
-        num_samples: By split.
-        effective_depth: The first layer whose nearest-center error on the training set is at most 0.005; None if there is none.
-        names: Of the measured classes by index.
-        merged: Groups of classes whose samples are taken for one another.
-        distances: Relative distances of class means at the last layer, in the order of ``classes``.
-        cka: Linear CKA of all pairs of layers.
-        strangers: Names of the foreign data sets.
-        tasks: Names of the new labels.
-        chosen: How the layers were found.
-    """
-
-    layers: tuple[str, ...]
-    dims: tuple[int, ...]
-    notes: Mapping[str, str]
-    rows: tuple[Row, ...]
-    accuracy: Mapping[str, float]
-    decided: str
+    layers: tuple[str, ...]  # names in order of depth
+    dims: tuple[int, ...]  # numbers of features
+    notes: Mapping[str, str]  # how wide layers were averaged, by layer
+    rows: tuple[Row, ...]  # the tidy table; the ids of metrics are in docs/diagnosis.md
+    accuracy: Mapping[str, float]  # of the network, by split; nan if it returns no logits
+    decided: str  # the split that verdicts are about: "test" where it was given, else "train"
+    # The split that merged classes are about: that of the verdicts if all classes have 5 samples there, else "train".
     judged: str
-    num_samples: Mapping[str, int]
+    num_samples: Mapping[str, int]  # by split
+    # The first layer whose nearest-center error on the training set is at most 0.005; None if there is none.
     effective_depth: int | None
-    names: Mapping[int, str]
+    names: Mapping[int, str]  # of the measured classes by index
     classes: tuple[ClassFinding, ...]
     pairs: tuple[PairFinding, ...]
     groups: tuple[GroupFinding, ...]
-    merged: tuple[tuple[int, ...], ...]
-    distances: Sequence[Sequence[float]]
-    cka: Sequence[Sequence[float]]
-    strangers: tuple[str, ...]
-    tasks: tuple[str, ...]
-    chosen: str
+    merged: tuple[tuple[int, ...], ...]  # groups of classes whose samples are taken for one another
+    distances: Sequence[Sequence[float]]  # relative distances of class means at the last layer, in the order of `classes`
+    cka: Sequence[Sequence[float]]  # linear CKA of all pairs of layers
+    strangers: tuple[str, ...]  # names of the foreign data sets
+    tasks: tuple[str, ...]  # names of the new labels
+    chosen: str  # how the layers were found
 
     def value(self, metric: str, layer: str, split: str | None = None) -> float:
         """Return one value of the table, nan if it has none; the split is that of the verdicts unless named."""

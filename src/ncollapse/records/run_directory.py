@@ -234,14 +234,7 @@ class RunDirectory:
         keep: int = 1,
         recording: Recording | None = None,
     ) -> None:
-        """Write everything: the tables before the checkpoint, so that a checkpoint implies complete tables.
-
-        Args:
-            checkpoint: The content of its file; None for a measurement, which has none.
-            recipe: The fingerprint of the recipe.
-            keep: How many generations are kept, this one included.
-            recording: The times of a training that was recorded; like a checkpoint, they imply complete tables.
-        """
+        """Write everything: the tables before the checkpoint, so that a checkpoint implies complete tables."""
         tables = {
             file_names.HISTORY: history_text(self.history),
             file_names.MEASUREMENTS: rows_text(self.rows),

@@ -35,10 +35,7 @@ class Glossary:
 
 @dataclass(frozen=True)
 class Status:
-    """``status.json``: how far the run has come, and why it failed; the first perfect epoch is the first measured one.
-
-    ``unit`` says what is counted as epochs in all files of the run: "epoch", or "step" for steps of the optimizer.
-    """
+    """``status.json``: how far the run has come, and why it failed; the first perfect epoch is the first measured one."""
 
     state: State
     epoch: Count
@@ -48,18 +45,12 @@ class Status:
     seconds: Amount | None = None
     weight_decay_time: Amount | None = None
     reason: str | None = None
-    unit: Unit = "epoch"
+    unit: Unit = "epoch"  # what is counted as epochs in all files of the run; "step" for steps of the optimizer
 
 
 @dataclass(frozen=True)
 class ObjectiveRecord:
-    """One epoch of ``objective.json``: the objective, its two parts, and the floor that no such network gets below.
-
-    At the last epoch of networks with blocks of one linear layer, ``depth_floor`` is a floor for networks of this depth and
-    this first layer, and ``unmet`` names hypotheses under which it would hold as it stands: for any stem, or at all.
-    ``relative_gradient`` is the norm of the objective's gradient over the summed norms of the loss's and the penalty's: 0 at a
-    stationary point. None without weight decay, and in directories written before it was measured.
-    """
+    """One epoch of ``objective.json``: the objective, its two parts, and the floor that no such network gets below."""
 
     epoch: int
     weight_decay: float
@@ -69,8 +60,12 @@ class ObjectiveRecord:
     floor: float
     excess: float
     distance: float | None = None
+    # At the last epoch of networks with blocks of one linear layer: a floor for networks of this depth and this first layer,
+    # and hypotheses under which it would hold as it stands: for any stem, or at all.
     depth_floor: float | None = None
     unmet: tuple[str, ...] = ()
+    # The norm of the objective's gradient over the summed norms of the loss's and the penalty's: 0 at a stationary point. None
+    # without weight decay, and in directories written before it was measured.
     relative_gradient: float | None = None
 
 

@@ -40,29 +40,18 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class SampleHeader:
-    """What all epochs have in common.
+    """What all epochs have in common."""
 
-    Attributes:
-        layers: Names of the kept layers, in order of depth.
-        depths: Their depths among all measured layers.
-        path: Names of the layers of the samples' paths; none if they were not followed.
-        classifier: Place in ``layers`` of the one that feeds the classifier; None if it is not known.
-        classes: The classes with samples, as labels number them.
-        counts: Their numbers of samples.
-        names: Their names, where known.
-        order: The classes by their place on the circle, if the file holds coordinates of the picture; else none.
-        absent: Measured classes without samples, which are left out.
-    """
-
-    layers: tuple[str, ...]
-    depths: tuple[int, ...]
-    path: tuple[str, ...]
-    classifier: int | None
-    classes: tuple[int, ...]
-    counts: tuple[int, ...]
-    names: tuple[str, ...] = ()
+    layers: tuple[str, ...]  # names of the kept layers, in order of depth
+    depths: tuple[int, ...]  # their depths among all measured layers
+    path: tuple[str, ...]  # names of the layers of the samples' paths; none if they were not followed
+    classifier: int | None  # place in `layers` of the one that feeds the classifier; None if it is not known
+    classes: tuple[int, ...]  # the classes with samples, as labels number them
+    counts: tuple[int, ...]  # their numbers of samples
+    names: tuple[str, ...] = ()  # their names, where known
+    # The classes by their place on the circle, if the file holds coordinates of the picture; else none.
     order: tuple[int, ...] = ()
-    absent: tuple[int, ...] = ()
+    absent: tuple[int, ...] = ()  # measured classes without samples, which are left out
 
     @property
     def width(self) -> int:
@@ -76,27 +65,17 @@ class SampleHeader:
 
 @dataclass(frozen=True, eq=False)
 class EpochSamples:
-    """One measured epoch; nan in layers without a picture.
+    """One measured epoch; nan in layers without a picture."""
 
-    Attributes:
-        labels: Place of each sample's class in ``classes``, (n,), int64.
-        indices: Place of each sample in the order of the loader, (n,), int64.
-        ranks: Dimensions that the class means of each layer span, (L,), int64; 0 if they coincide.
-        points: The samples, (L, n, width), float16.
-        means: The class means, (L, K, width), float16.
-        corners: The corners of the nearest frame, or their images where fewer than K-1 dimensions are spanned; like ``means``.
-        spokes: The classifier's rows, (1, K, width), float16; (0, K, width) if it is not known.
-        paths: The samples' paths in their own planes, (n, layers of the path, 2), float16.
-    """
-
-    labels: Array
-    indices: Array
-    ranks: Array
-    points: Array
-    means: Array
+    labels: Array  # place of each sample's class in `classes`, (n,), int64
+    indices: Array  # place of each sample in the order of the loader, (n,), int64
+    ranks: Array  # dimensions that the class means of each layer span, (L,), int64; 0 if they coincide
+    points: Array  # the samples, (L, n, width), float16
+    means: Array  # the class means, (L, K, width), float16
+    # The corners of the nearest frame, or their images where fewer than K-1 dimensions are spanned; like `means`.
     corners: Array
-    spokes: Array
-    paths: Array
+    spokes: Array  # the classifier's rows, (1, K, width), float16; (0, K, width) if it is not known
+    paths: Array  # the samples' paths in their own planes, (n, layers of the path, 2), float16
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,21 +30,9 @@ def save_files(
     recipe: str | None = None,
     keep: int = 1,
 ) -> Manifest:
-    """Write files of a run in the order of their names, and their manifest around them.
-
-    Everything is on the disk under temporary names before the first file is replaced: a full disk changes nothing.
-
-    Args:
-        contents: What the files are to hold; those that hold it already are not written.
-        held: What is on the disk, as ``held_files`` finds it. None if it does not count: a new run, or one that replaces
-            another, whose files go.
-        epoch: Of the tables and the checkpoint.
-        recipe: The fingerprint of the recipe.
-        keep: How many generations are kept, this one included.
-
-    Returns:
-        What is now on the disk.
-    """
+    """Write files of a run in the order of their names, and their manifest around them; return what is now on the disk."""
+    # `held` is what is on the disk, as `held_files` finds it; None if it does not count: a new run, or one that replaces
+    # another, whose files go. Files that hold their content already are not written.
     before = {} if held is None else held.files
     marks = {name: mark_of(content) for name, content in contents.items()}
     done = Manifest({**before, **marks}, None, epoch, recipe)
@@ -55,6 +43,7 @@ def save_files(
     gone = {*file_names.OF_A_RUN, file_names.REPORT} - contents.keys() if held is None else ()
     for name in gone:
         check_no_folder(folder / name)
+    # Everything is on the disk under temporary names before the first file is replaced: a full disk changes nothing.
     with staged(folder, {_UNDER_WAY: sealed(under_way), **changed, _DONE: sealed(done)}) as temporary:
         if held is not None and keep > 1 and _is_generation(held, epoch):
             keep_generation(folder, held, changed)
@@ -138,11 +127,9 @@ def _generation(folder: Path) -> Generation:
 
 
 def keep_generation(folder: Path, held: Manifest, replaced: Collection[str]) -> None:
-    """Keep what a run holds before a save replaces some of its files.
-
-    Files that are replaced are kept by a link, which costs nothing. Others are copied, once for all generations: were they
-    linked, a damaged block of the disk would damage both.
-    """
+    """Keep what a run holds before a save replaces some of its files."""
+    # Files that are replaced are kept by a link, which costs nothing. Others are copied, once for all generations: were they
+    # linked, a damaged block of the disk would damage both.
     own = folder / file_names.PREVIOUS / str(held.epoch)
     if (own / file_names.MANIFEST).exists():
         return

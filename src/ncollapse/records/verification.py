@@ -33,23 +33,14 @@ _MADE = (file_names.REPORT, file_names.FIGURES, file_names.PREVIOUS)
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a damaged run is brought back.
-
-    Attributes:
-        folder: The run directory.
-        damaged: Names of the files that are damaged, missing, or no part of the run.
-        sources: Where the files come from that are put in their place.
-        manifest: The manifest that then holds; None keeps the present one.
-        epoch: The epoch that the run goes back to; None if no training is lost, or if all is lost.
-        is_lost: Whether nothing whole is left, so that all files go aside.
-    """
+    """How a damaged run is brought back."""
 
     folder: Path
-    damaged: tuple[str, ...]
-    sources: dict[str, Path] = field(default_factory=dict)
-    manifest: Manifest | None = None
-    epoch: int | None = None
-    is_lost: bool = False
+    damaged: tuple[str, ...]  # names of the files that are damaged, missing, or no part of the run
+    sources: dict[str, Path] = field(default_factory=dict)  # where the files come from that are put in their place
+    manifest: Manifest | None = None  # the manifest that then holds; None keeps the present one
+    epoch: int | None = None  # the epoch that the run goes back to; None if no training is lost, or if all is lost
+    is_lost: bool = False  # whether nothing whole is left, so that all files go aside
 
     def words(self) -> str:
         """Say what is damaged and what becomes of the run."""
@@ -164,34 +155,18 @@ class FileReport:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found in one folder.
-
-    Attributes:
-        path: The folder.
-        state: "whole", "damaged", "cut off" (killed in its first save), or "unchecked" (of a version without manifests).
-        files: Every file of the run.
-        earlier: Earlier generations, named ``previous/EPOCH``.
-        leftovers: What a killed writer left.
-        advice: What to do; empty if nothing.
-    """
+    """What was found in one folder."""
 
     path: str
-    state: str
-    files: tuple[FileReport, ...]
-    earlier: tuple[FileReport, ...]
-    leftovers: tuple[str, ...]
-    advice: str
+    state: str  # "whole", "damaged", "cut off" (killed in its first save), or "unchecked" (of a version without manifests)
+    files: tuple[FileReport, ...]  # every file of the run
+    earlier: tuple[FileReport, ...]  # earlier generations, named `previous/EPOCH`
+    leftovers: tuple[str, ...]  # what a killed writer left
+    advice: str  # what to do; empty if nothing
 
 
 def verify(path: Path) -> tuple[Verification, ...]:
-    """Check every file of a run, or of a sweep and of all its runs.
-
-    Returns:
-        One entry for the folder, then one for every run of a sweep.
-
-    Raises:
-        ReportError: If the folder is neither a run nor a sweep.
-    """
+    """Check every file of a run, or of a sweep and then of each of its runs."""
     return tuple(_verify(folder) for folder in folders_of(path))
 
 
@@ -248,14 +223,7 @@ def _advice(folder: Path, state: str, plan: Recovery | None, earlier: tuple[File
 
 
 def repair(path: Path, *, does: bool) -> list[str]:
-    """Bring a run, or the runs of a sweep, back to the last whole save, or only say so.
-
-    Returns:
-        A line for every folder in which something is to do, or one that nothing is.
-
-    Raises:
-        ReportError: If the folder is neither a run nor a sweep.
-    """
+    """Bring a run, or the runs of a sweep, back to the last whole save, or only say so; return the lines that tell of it."""
     lines: list[str] = []
     for folder in folders_of(path):
         with Lock(folder) if does else nullcontext():  # first: what another process is just writing is no damage

@@ -120,23 +120,14 @@ def _block_elements(features: Tensor) -> int:
 
 @dataclass(frozen=True, eq=False)
 class LabelGroups:
-    """The classes of one batch.
-
-    Attributes:
-        labels: Shape (N,).
-        present: Classes with a row in the sums: all K if K <= N, else those that occur.
-        index: Row of each sample in ``present``.
-        counts: Samples per row, may be 0.
-        new: Classes without samples before this batch.
-        first: Position of the first sample of each class in ``new``.
-    """
+    """The classes of one batch."""
 
     labels: Tensor
-    present: Tensor
-    index: Tensor
-    counts: Tensor
-    new: Tensor
-    first: Tensor
+    present: Tensor  # classes with a row in the sums: all K if K <= N, else those that occur
+    index: Tensor  # row of each sample in `present`
+    counts: Tensor  # samples per row, may be 0
+    new: Tensor  # classes without samples before this batch
+    first: Tensor  # position of the first sample of each class in `new`
 
     @classmethod
     def from_labels(cls, labels: Tensor, num_classes: int, before: Tensor | None = None) -> LabelGroups:

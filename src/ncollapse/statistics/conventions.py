@@ -11,21 +11,13 @@ Convention = Literal["class", "sample", "papyan", "papyan_notebook", "zhu", "he_
 
 @dataclass(frozen=True)
 class ConventionParts:
-    """The parts of a convention (docs/theory.md, 1.2).
+    """The parts of a convention (docs/theory.md, 1.2)."""
 
-    Attributes:
-        within: Class weights of Σ_W.
-        between: Class weights of Σ_B.
-        center: Class weights of the global mean, around which Σ_B, NC2, NC3 and GNC2 take the class means.
-        ddof: What a standard deviation over classes subtracts from their number.
-        nc1_per_class: Whether NC1 is divided by the number of classes.
-    """
-
-    within: ClassWeights
-    between: ClassWeights
-    center: ClassWeights
-    ddof: int = 0
-    nc1_per_class: bool = True
+    within: ClassWeights  # class weights of Σ_W
+    between: ClassWeights  # class weights of Σ_B
+    center: ClassWeights  # class weights of the global mean, around which Σ_B, NC2, NC3 and GNC2 take the class means
+    ddof: int = 0  # what a standard deviation over classes subtracts from their number
+    nc1_per_class: bool = True  # whether NC1 is divided by the number of classes
 
 
 CONVENTIONS: dict[Convention, ConventionParts] = {

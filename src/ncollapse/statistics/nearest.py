@@ -18,17 +18,12 @@ _MARGIN_ROWS = 64
 
 
 def nearest_centers(centers: ClassCenters, residual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return the nearest class center, the smallest index on ties, and its margin over the sample's own class, both (N,).
-
-    Distances are compared with the one to the own class k, :math:`\lVert h - \mu_j \rVert^2 - \lVert h - \mu_k \rVert^2 = 2
-    \langle r, \mu_k - \mu_j \rangle + \lVert \mu_k - \mu_j \rVert^2` with r = h - μ_k. This separates two centers even if
-    they are much closer to each other than to the rest (minority collapse). Margins are at most 0 up to rounding, and
-    exactly 0 for the own class.
-
-    Args:
-        residual: (h - μ_k) U of every sample, k its own class, shape (N, r), float64.
-        labels: The own classes.
-    """
+    """Return the nearest class center, the smallest index on ties, and its margin over the sample's own class, both (N,)."""
+    # Distances are compared with the one to the own class k: |h - μ_j|² - |h - μ_k|² = 2 ⟨r, μ_k - μ_j⟩ + |μ_k - μ_j|² with
+    # r = h - μ_k, of which `residual` holds the coordinates in the span of the means. This separates two centers even if they
+    # are much closer to each other than to the rest (minority collapse). Margins are at most 0 up to rounding, and exactly 0
+    # for the own class.
+    #
     # Ties happen: if class means coincide, or features have low precision, two exact distances are equal. Then the rounding
     # of the computed ones would decide, and the result would depend on the batch size and the processor. Therefore all
     # centers within rounding of the smallest margin count as nearest, and the smallest index wins. The rounding of a margin
@@ -102,17 +97,9 @@ def _margins_of(
 
 
 def own_is_nearest(centers: ClassCenters, residual: Tensor, labels: Tensor, squares: Tensor) -> Tensor:
-    r"""Return whether the own class's center is nearest to a sample that is left out of its mean, (N,), bool.
-
-    Without its sample h the mean of n samples moves away from it, :math:`\lVert h - \mu_k^{(-h)} \rVert = \frac{n}{n-1}
-    \lVert h - \mu_k \rVert`; the other means stay. On ties the smallest index is nearest, as in ``nearest_centers``. A class of
-    one sample has no mean without it.
-
-    Args:
-        residual: As in ``nearest_centers``.
-        labels: As in ``nearest_centers``.
-        squares: :math:`\lVert h - \mu_k \rVert^2` in all dimensions, shape (N,).
-    """
+    """Return whether the own class's center is nearest to a sample that is left out of its mean, (N,), bool."""
+    # Without its sample h the mean of n samples moves away from it, to n/(n-1) times its distance |h - μ_k|; the other means
+    # stay. `squares` are those distances in all dimensions, squared. On ties the smallest index is nearest, as above.
     blocks = row_blocks(residual, centers.moments.num_classes, _MARGIN_ROWS)
     found = [_own_is_nearest(centers, residual[rows], labels[rows], squares[rows]) for rows in blocks]
     return torch.cat([labels[:0] > 0, *found])

@@ -19,12 +19,7 @@ def part_labels(labels: Tensor, before: Tensor) -> Tensor:
 
 
 def ranks_in_class(labels: Tensor, before: Tensor) -> Tensor:
-    """Return for each sample how many of its class came before it.
-
-    Args:
-        labels: Checked labels of a batch, shape (N,).
-        before: Samples of each class in earlier batches, shape (K,).
-    """
+    """Return for each sample of a batch how many of its class came before it; ``before`` counts earlier batches, (K,)."""
     order = torch.argsort(labels, stable=True)
     sizes = torch.bincount(labels, minlength=len(before))
     ranks = torch.empty_like(order)

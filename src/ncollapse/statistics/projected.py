@@ -15,23 +15,15 @@ from ncollapse.statistics.selection import ClassSelection
 
 
 class Projected(NamedTuple):
-    r"""One batch at one layer, reduced to what decisions need: r numbers per sample.
+    """One batch at one layer, reduced to what decisions need: r numbers per sample."""
 
-    Class means differ only within their span U, so the r coordinates :math:`U^T(h - \mu)` decide everything.
+    # Class means differ only within their span U, so the r coordinates Uᵀ(h - μ) decide everything.
 
-    Attributes:
-        labels: Classes of the samples, shape (N,).
-        residual: :math:`U^T(h - \mu_y)`, shape (N, r).
-        cosines: cos(h, w_y), shape (N,); None without a classifier.
-        chosen: The classes that the network chooses, shape (N,); None without choices.
-        squares: :math:`\lVert h - \mu_y \rVert^2`, the part off the span included, shape (N,); None unless asked for.
-    """
-
-    labels: Tensor
-    residual: Tensor
-    cosines: Tensor | None
-    chosen: Tensor | None
-    squares: Tensor | None = None
+    labels: Tensor  # classes of the samples, shape (N,)
+    residual: Tensor  # Uᵀ(h - μ_y), shape (N, r)
+    cosines: Tensor | None  # cos(h, w_y), shape (N,); None without a classifier
+    chosen: Tensor | None  # the classes that the network chooses, shape (N,); None without choices
+    squares: Tensor | None = None  # |h - μ_y|², the part off the span included, shape (N,); None unless asked for
 
     @classmethod
     def from_batch(

@@ -19,40 +19,27 @@ _BLOCK, _FEWEST_SAMPLES = 2**19, 256
 
 
 class Screened(NamedTuple):
-    """What float32 says of one block of samples.
+    """What float32 says of one block of samples."""
 
-    Attributes:
-        largest: Class of the largest score, shape (N,), int64; right where it is not open.
-        open: Samples that float64 must decide, ascending, shape (O,), int64.
-        may_win: Which scores of these may be the largest, shape (O, K).
-    """
-
-    largest: Tensor
-    open: Tensor
-    may_win: Tensor
+    largest: Tensor  # class of the largest score, shape (N,), int64; right where it is not open
+    open: Tensor  # samples that float64 must decide, ascending, shape (O,), int64
+    may_win: Tensor  # which scores of these may be the largest, shape (O, K)
 
 
 @dataclass(frozen=True, eq=False)
 class Screen:
-    r"""Scores :math:`\langle w_j, x \rangle + b_j` in float32, each with a bound of its error.
+    """Scores ⟨w_j, x⟩ + b_j in float32, each with a bound of its error."""
 
-    A sum of d products in any order, with or without fused operations, is off by at most :math:`\gamma \lVert w_j \rVert
-    \lVert x \rVert` with γ = d u / (1 - d u) and u = 2⁻²⁴. Rounding w, x, b and the bound itself to float32 adds a few u. Of
-    what is below float32's range all may be lost: of a component of w at most 2⁻¹²⁶ times that of x, of one of x at most
-    2⁻¹²⁶ times that of w, of a product or b at most 2⁻¹²⁶. So a class whose score plus its bound is below another's less its
-    bound is not the largest, and most samples have one class left. Exact predicates of computational geometry are decided so.
+    # A sum of d products in any order, with or without fused operations, is off by at most γ |w_j| |x| with γ = d u / (1 - d u)
+    # and u = 2⁻²⁴. Rounding w, x, b and the bound itself to float32 adds a few u. Of what is below float32's range all may be
+    # lost: of a component of w at most 2⁻¹²⁶ times that of x, of one of x at most 2⁻¹²⁶ times that of w, of a product or b at
+    # most 2⁻¹²⁶. So a class whose score plus its bound is below another's less its bound is not the largest, and most samples
+    # have one class left. Exact predicates of computational geometry are decided so.
 
-    Attributes:
-        weight: w, shape (K, d), float32, in units of a power of two, so that the largest norm is about 1.
-        bias: b in the same units, shape (K,), float32.
-        norms: The part of the bound for each unit of :math:`\lVert x \rVert`, shape (K,), float32.
-        slack: The part of the bound that does not depend on x, shape (K,), float32.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    norms: Tensor
-    slack: Tensor
+    weight: Tensor  # w, shape (K, d), float32, in units of a power of two, so that the largest norm is about 1
+    bias: Tensor  # b in the same units, shape (K,), float32
+    norms: Tensor  # the part of the bound for each unit of |x|, shape (K,), float32
+    slack: Tensor  # the part of the bound that does not depend on x, shape (K,), float32
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor) -> Screen | None:

@@ -27,10 +27,8 @@ def metrics_of(recipe: Recipe, counts: Tensor, *, by_reference: bool) -> list[st
 
 
 def group_metrics(counts: Tensor) -> list[Metric]:
-    """Return the metrics of the classes with many and with few training samples; of equal classes none.
-
-    A class has few if its size is below the geometric mean of the largest and the smallest one, and many if not.
-    """
+    """Return the metrics of the classes with many and with few training samples; of equal classes none."""
+    # A class has few if its size is below the geometric mean of the largest and the smallest one, and many if not.
     few = counts.double() < math.sqrt(float(counts.max()) * float(counts.min()))
     groups = (("many", ~few), ("few", few)) if bool(few.any()) else ()
     return [metric for name, chosen in groups for metric in _metrics_of_group(name, chosen.cpu().nonzero().flatten())]
@@ -73,11 +71,7 @@ _SHARE = Metric("", "", lambda s: s.moments.scatter_traces, frozenset(), 1.0, (0
 
 
 def mean_cosine(rows: Tensor) -> Tensor:
-    r"""Return the mean cosine of all pairs of n rows; nan for one row.
-
-    :math:`(\lVert \sum_k u_k \rVert^2 - n) / (n (n - 1))` with unit rows u: -1/(K-1) for rows of a simplex ETF, 1 for rows that
-    have merged.
-    """
+    """Return the mean cosine of all pairs of n rows: -1/(n-1) for a simplex ETF, 1 for merged rows; nan for one row."""
     units = torch.nn.functional.normalize(rows, dim=1, eps=0.0)
     num_rows = len(rows)
     return (units.sum(dim=0).square().sum() - num_rows) / (num_rows * (num_rows - 1)) if num_rows > 1 else rows.sum() * math.nan

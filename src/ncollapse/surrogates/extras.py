@@ -19,15 +19,10 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True, eq=False)
 class DrawnMUFM(MUFM):
-    """The multilayer model on random data, whose figures show several draws.
+    """The multilayer model on random data, whose figures show several draws."""
 
-    Attributes:
-        redraw: Draws other data and their labels by a seed.
-        draws: Data sets in a figure, with the model's own.
-    """
-
-    redraw: Callable[[int], tuple[Tensor, Tensor]] = field(kw_only=True)
-    draws: int = field(kw_only=True)
+    redraw: Callable[[int], tuple[Tensor, Tensor]] = field(kw_only=True)  # draws other data and their labels by a seed
+    draws: int = field(kw_only=True)  # data sets in a figure, with the model's own
 
     @classmethod
     def on(cls, problem: MUFM, redraw: Callable[[int], tuple[Tensor, Tensor]], draws: int) -> DrawnMUFM:

@@ -11,10 +11,7 @@ from torch import Tensor, nn
 
 
 class LBFGSWithDecay(torch.optim.LBFGS):
-    """L-BFGS with strong Wolfe conditions, several iterations per step, on the loss plus half the decay times squared weights.
-
-    Its memory is empty at the start of every step, so there is no state to save.
-    """
+    """L-BFGS with strong Wolfe conditions, several iterations a step, on the loss plus half the decay times squared weights."""
 
     def __init__(self, groups: Sequence[dict[str, Any]], learning_rate: float, iterations: int) -> None:
         parameters = [parameter for group in groups for parameter in group["params"]]
@@ -31,6 +28,7 @@ class LBFGSWithDecay(torch.optim.LBFGS):
 
     def descend(self, evaluate: Callable[[], Tensor]) -> None:
         """Take a step on the decay and the loss that a function returns, which also leaves the gradients of the loss."""
+        # Its memory is empty at the start of every step, so there is no state to save.
         self.state.clear()
         self.step(lambda: float(evaluate() + self._decay()))  # type: ignore[no-untyped-call]
 

@@ -19,20 +19,13 @@ from ncollapse.surrogates.solving.solution import Certificate, NotConverged, Sol
 
 @dataclass(frozen=True, eq=False)
 class SolverResult:
-    """Where a solver stopped.
-
-    Attributes:
-        variables: The point.
-        history: The objective at every step.
-        description: How the point was found, for the status.
-        criterion: Quantity that the tolerance limits: gradient or gap.
-    """
+    """Where a solver stopped."""
 
     variables: Variables
-    history: tuple[float, ...]
+    history: tuple[float, ...]  # the objective at every step
     converged: bool
-    description: str
-    criterion: Literal["gradient", "gap"] = "gradient"
+    description: str  # how the point was found, for the status
+    criterion: Literal["gradient", "gap"] = "gradient"  # what the tolerance limits
 
 
 class Solver(Protocol):
