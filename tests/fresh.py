@@ -1,4 +1,4 @@
-"""``python WORDS`` in a process that has imported nothing but torch: forked, since to import torch takes seconds."""
+"""``python WORDS`` in a process that has imported torch, or more if asked: forked, since such imports take seconds."""
 
 import atexit
 import json
@@ -9,10 +9,15 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-# Reads the requests of `python`, each a line, and answers with the exit code. What a fork inherits is torch and no more.
+# What the code of pages imports, by and by. Modules that are there already change no name of theirs.
+OF_PAGES = ("matplotlib.pyplot", "pandas", "sklearn.datasets", "ncollapse.report", "ncollapse.studies", "ncollapse.targets")
+# Reads the requests of `python`, each a line, and answers with the exit code. A fork inherits torch and the modules named.
 SERVER = """
 # The first step of an optimizer imports torch._dynamo, which takes another.
-import json, os, runpy, sys, torch, torch._dynamo
+import importlib, json, os, runpy, sys, torch, torch._dynamo
+
+for name in sys.argv[1:]:
+    importlib.import_module(name)
 
 def act(words, folder):
     for number, kind in ((1, "out"), (2, "err")):
@@ -44,21 +49,22 @@ for line in sys.stdin:
 
 
 @cache
-def server() -> subprocess.Popen[str]:
+def server(imported: tuple[str, ...]) -> subprocess.Popen[str]:
     """The process that forks; it ends when its pipe is closed."""
-    process = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", SERVER, *imported]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     atexit.register(process.communicate)
     return process
 
 
-def python(*words: str, here: Path | None = None, **environment: str) -> str:
-    """What ``python WORDS`` prints."""
+def python(*words: str, here: Path | None = None, imported: tuple[str, ...] = (), **environment: str) -> str:
+    """What ``python WORDS`` prints; its process has these modules imported besides torch, which saves time."""
     if not hasattr(os, "fork"):
         settings = {"cwd": here, "env": os.environ | environment}
         return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, **settings).stdout
     with tempfile.TemporaryDirectory() as folder:
         request = [words, folder, str(here or Path.cwd()), environment]
-        process = server()
+        process = server(imported)
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         code = int(process.stdout.readline())

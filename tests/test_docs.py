@@ -1,4 +1,4 @@
-"""Code, commands and names of README and docs are true; examples run; made pages are current; links lead somewhere."""
+"""Commands and names of README and docs are true; examples run; made pages are current; links lead somewhere."""
 
 import importlib
 import re
@@ -6,112 +6,26 @@ import runpy
 import shlex
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-import fresh
 import inline_code
 import ncollapse
 from ncollapse.cli import main
 from ncollapse.measurement.as_run import run_of
-from ncollapse.records import read_run
+from pages import PAGES, ROOT, blocks
 from zoo.networks import NETWORKS
 
-ROOT = Path(__file__).parents[1]
 # The rooms that a user sees.
 PUBLIC = ncollapse._ROOMS
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "reference").glob("*.md"))]
-
-
-def blocks(language, *pages):
-    return [code for page in pages for code in re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)]
-
-
-def fresh_process(*words):
-    # Tables fold to the terminal: to one as wide as the page.
-    return fresh.python(*words, COLUMNS="128")
-
-
-# What the page says that the measurement has.
-METHODS = "m.value('pfc1', '7'), m.curve('pfc1'), m.effective_depth(0.005), m.to_pandas()"
-
-
-def small_resnet(num_classes):
-    layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
-    return torch.nn.Sequential(*layers, torch.nn.Linear(4, num_classes))
-
-
-def test_the_readme_measures_a_network_of_torchvision(monkeypatch, capsys):
-    """With a small network here, and with torchvision's own in tests/zoo."""
-    (code,) = blocks("python", ROOT / "README.md")
-    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=SimpleNamespace(resnet18=small_resnet)))
-    with torch.random.fork_rng():
-        exec(code, {})
-    assert "100 samples of 10 classes" in capsys.readouterr().out
 
 
 def test_the_readme_is_one_screen_and_links_to_no_file():
     page = (ROOT / "README.md").read_text()
     assert len(page.splitlines()) <= 120
     assert re.findall(r"(?<!!)\[[^\]]*\]\((?!https://)[^)]*\)", page) == []
-
-
-def test_the_page_on_measuring_prints_what_it_says():
-    code, store = blocks("python", ROOT / "docs" / "measuring.md")
-    assert len([line for line in code.splitlines() if line.strip()]) == 12
-    code = code.replace("print(nc.measure(", "print(m := nc.measure(") + METHODS
-    assert ":= " in code
-    (expected,) = [text for text in blocks("text", ROOT / "docs" / "measuring.md") if text.startswith("4 layers")]
-    (*printed, stored), said = fresh_process("-c", f"{code}\n{store}").splitlines(), expected.splitlines()
-    assert stored.startswith("{'1': ")
-    assert printed[:2] == said[:2]
-    table, expected_table = printed[2:], said[2:]
-    assert [line.split()[0] for line in table] == [line.split()[0] for line in expected_table]
-    numbers, expected_numbers = ([float(x) for line in rows[1:] for x in line.split()[1:]] for rows in (table, expected_table))
-    # A thousand steps of training let the rounding of another processor grow into the second digit.
-    assert numbers == pytest.approx(expected_numbers, rel=0.1)
-
-
-def test_networks_and_data_are_loaded_by_name(tmp_path, monkeypatch):
-    (code,) = blocks("python", ROOT / "docs" / "command-line.md")
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    with torch.random.fork_rng():
-        exec(code, names)
-    last = {row.layer: row.value for row in read_run(names["run"]).rows if (row.epoch, row.metric) == (3, "pfc1")}
-    measured = names["nc"].measure(names["network"], names["data"], num_classes=10)["pfc1"]
-    assert measured == pytest.approx(last)
-
-
-def test_the_page_of_results_draws_every_picture_that_it_shows(tmp_path, monkeypatch, capsys):
-    page = ROOT / "docs" / "results.md"
-    (code,) = blocks("python", page)
-    monkeypatch.chdir(tmp_path)
-    with torch.random.fork_rng():
-        exec(code, {})
-    shown = {name.removeprefix("figures/results_") for name in re.findall(r"\]\((figures/[^)]+)\)", page.read_text())}
-    assert shown == {file.name for file in tmp_path.glob("*.png")}
-    assert capsys.readouterr().out.startswith("This is a network that was measured, not trained here.")
-
-
-def test_the_page_of_diagnosis_runs(capsys):
-    names: dict[str, object] = {}
-    for code in blocks("python", ROOT / "docs" / "diagnosis.md"):
-        with torch.random.fork_rng():
-            exec(code, names)
-    said = capsys.readouterr().out
-    distances = [float(word) for word in re.findall(r"2 tags: distance ([\d.]+)", said)]
-    assert distances[1] < distances[0] / 2
-    assert "Detect noise at" in said
-    assert "cut at 1, linear head: train accuracy" in said
-    first_cells = re.findall(r"^\| (.+?) \|", (ROOT / "docs" / "diagnosis.md").read_text(), flags=re.MULTILINE)
-    metrics = {row.metric.replace("noise", "NAME").replace("parity", "NAME") for row in names["found"].rows}
-    metrics = {re.sub(r"NAME\.\w+$", "NAME.SCORE", metric) for metric in metrics}
-    assert metrics == set(re.findall(r"`([^`]+)`", " ".join(first_cells)))
 
 
 EXAMPLES = {
@@ -178,11 +92,6 @@ def test_the_gallery_has_every_figure_and_every_example(monkeypatch):
     assert set(leads) == sections - {"imagenet-head", "line-and-baseline", "own-training"}
     assert len(leads) == len([*(ROOT / "docs" / "figures").iterdir()]) + len(commands)
     assert text.count("Output</summary>") == len(examples) - 1
-
-
-def test_inline_code_names_what_exists():
-    missing = fresh_process(str(ROOT / "tests" / "inline_code.py"), *map(str, PAGES))
-    assert missing == ""
 
 
 def test_commands_in_blocks_are_right():
@@ -268,45 +177,6 @@ def test_picture_of_discovery_is_current():
     with torch.random.fork_rng():
         render = runpy.run_path(str(ROOT / "docs" / "draw_discovery.py"))["render"]
         assert (ROOT / "docs" / "figures" / "discovery.svg").read_text() == render(), "run `make docs-pages`"
-
-
-def test_the_page_on_discovery_prints_what_it_says():
-    page = ROOT / "docs" / "discovery.md"
-    assert fresh_process("-c", "\n".join(blocks("python", page))) == blocks("text", page)[0]
-
-
-def test_the_page_on_testing_prints_what_it_says():
-    page = ROOT / "docs" / "testing.md"
-    printed = fresh_process("-c", "\n".join(blocks("python", page))).splitlines()
-    said = blocks("text", page)[0].splitlines()
-    # The distance from exact collapse is rounding, which differs between machines.
-    assert [line for line in printed if " at collapse " not in line] == [line for line in said if " at collapse " not in line]
-
-
-def test_the_run_that_can_be_stopped_is_run(tmp_path, monkeypatch):
-    (code,) = blocks("python", ROOT / "docs" / "clusters.md")
-    monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert read_run(tmp_path / "runs" / "short").status.state == "finished"
-
-
-def test_the_metric_with_a_frame_of_your_own_is_measured():
-    given = (
-        "import ncollapse as nc, torch\n"
-        "from ncollapse.etf import simplex_etf\n"
-        "K, frame = 4, simplex_etf(4, 6)\n"
-        "h, y = frame.repeat(3, 1), torch.arange(4).repeat(3)\n"
-    )
-    (code,) = blocks("python", ROOT / "docs" / "how-to-choose.md")
-    assert float(fresh_process("-c", f"{given}{code}\nprint(m.value('pfc2_mine'))")) == pytest.approx(0, abs=1e-7)
-
-
-def test_every_page_with_code_is_run():
-    # Some in tests/integrations/test_examples.py, tests/distributed/test_torchrun.py and tests/test_tutorials.py.
-    stems = (
-        "command-line measuring clusters diagnosis discovery how-to-choose index integrations processes results testing".split()
-    )
-    assert {page.name for page in PAGES if blocks("python", page)} == {"README.md", *(f"{stem}.md" for stem in stems)}
 
 
 def test_the_first_picture_of_the_readme_is_made_by_the_command_beside_it(tmp_path, monkeypatch):

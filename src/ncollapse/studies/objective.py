@@ -22,11 +22,11 @@ from ncollapse.surrogates.solving.arguments import balanced
 from ncollapse.train.losses import LOSSES
 
 
+# Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 4: loss + λ/2 |θ|² >= GUFM*, with θ all that is decayed.
+# The floor is that of λ, of λ/d for normalization to norm √d. There is none for classes of unequal size, decoupled decay
+# and MCR², and for networks that do not end in a normalization.
 def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch: int) -> ObjectiveRecord | None:
     """Compare the objective on the training set with the minimum of the generalized UFM, where that is a floor."""
-    # Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 4: loss + λ/2 |θ|² >= GUFM*, with θ all that is decayed.
-    # The floor is that of λ, of λ/d for normalization to norm √d. There is none for classes of unequal size, decoupled decay
-    # and MCR², and for networks that do not end in a normalization.
     counts = torch.bincount(data.labels, minlength=data.num_classes)
     balanced_counts = 0 < counts.min() == counts.max()
     if not balanced_counts or not isinstance(recipe.model, LayerNormResNetConfig | TransformerConfig):
