@@ -38,6 +38,7 @@ def facts_of_depth(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict
             [f"{_ENDS.get(state := claims[f'deep_control_{name}']['verdict'], state)} for {named[name]}" for name in _METRICS]
         ),
         "deep_over_settings": words if around else "",
+        "fig1_rn1": verdict_on("deep:fig1-rn1"),
         "fig2_rn1": verdict_on("deep:fig2-rn1"),
         "fig1_rn2": verdict_on("deep:fig1-rn2"),
     }

@@ -4,13 +4,37 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from findings_depth import DATA, facts_of_depth, listed
+from findings_depth import DATA, facts_of_depth, listed, verdict_on
 
 from ncollapse.experiments import EXPERIMENTS, recorded, standings
 from ncollapse.experiments.page import value_words
 
 # A claim, its verdict, and what that says; shown where the claim has this verdict. Fields are filled from `facts`.
 READINGS = (
+    *(
+        (
+            "deep_helps_nc1",
+            verdict,
+            "*Does depth beat its control?* The claim that it does {deep_verdicts}. Tested were networks without a trained "
+            "stem, with rounded ReLUs, and {deep_arms}. At the same λ and after as many steps, if both runs are stationary, "
+            "deeper networks have by their own seeds {deep_counts} than the shallowest. The runs round off the kinks of ReLU "
+            "because descent on a ReLU network ends on kinks, where no gradient vanishes ([how](claims.md), `deep:kinks`). "
+            "{deep_over_settings} In the paper's negative control, L-RN2 with the same λ for every L, the claim that depth "
+            "does not improve a metric {deep_control}. At equal steps of Adam, with a trained stem, ReLUs, and no condition "
+            "on the gradient, the statement that NC1, NC2 and NC3 all fall with L {fig1_rn1} for L-RN1 on digits "
+            "(`deep:fig1-rn1`) and {fig2_rn1} on MNIST (`deep:fig2-rn1`). For L-RN2 with λ ∝ 1/L, where a deep network "
+            "collapses more for its smaller λ alone, it {fig1_rn2} (`deep:fig1-rn2`).",
+        )
+        for verdict in ("holds", "depends on the setting", "undecided", "fails")
+    ),
+    (
+        "deep_helps_nc1",
+        "not testable here",
+        "*Does depth beat its control?* With λ ∝ 1/L a deep network collapses more for its smaller λ alone, so it must beat "
+        "one block with the same λ and steps. Claims about optima count stationary runs. Descent on a ReLU network ends on "
+        "kinks, where no gradient vanishes, so that none of these counts; with rounded kinks runs become stationary "
+        "([how](claims.md), `deep:kinks`).",
+    ),
     (
         "pfc1",
         "holds",
@@ -21,8 +45,8 @@ READINGS = (
     (
         "pfc2",
         "undecided",
-        "PFC2 is the open part of Conjecture 1: before the effective depth it falls at every layer in {pfc2_chosen} "
-        "seeds of the settings that were chosen for it.",
+        "PFC2 is the open part of Conjecture 1: in the settings that were chosen for it, it falls at every layer before the "
+        "effective depth in {pfc2_chosen}.",
     ),
     (
         "pfc2_all",
@@ -48,7 +72,8 @@ READINGS = (
     (
         "plain_line_pfc1_projection",
         "fails",
-        "The straight line needs skip connections: without them the baseline predicts better, though PFC1 may fall as before.",
+        "In the demo the straight line needs skip connections: without them the baseline predicts PFC1 better, though it may "
+        "fall as before.",
     ),
     (
         "line_pfc2_projection",
@@ -66,7 +91,7 @@ READINGS = (
     (
         "decay_energy",
         "holds",
-        "Kinetic energy is lower in rank with more weight decay: {energy_order}.",
+        "Kinetic energy is lower in rank with more weight decay, in the demo: {energy_order}.",
     ),
     (
         "decay_line_pfc1",
@@ -78,29 +103,6 @@ READINGS = (
         "transport_exact",
         "fails",
         "Transport from first to last layer is not optimal: in most networks some other pairing is better.",
-    ),
-    *(
-        (
-            "deep_helps_nc1",
-            verdict,
-            "*Does depth beat its control?* That it does {deep_verdicts}. Tested were networks without a trained stem, with "
-            "rounded ReLUs, and {deep_arms}. At the same λ and after as many steps, if both runs are stationary, deeper "
-            "networks have by their own seeds {deep_counts} than the shallowest. The runs round off the kinks of ReLU because"
-            " descent on a ReLU network ends on kinks, where no gradient vanishes ([how](claims.md), `deep:kinks`). "
-            "{deep_over_settings} In the paper's negative control, L-RN2 with the same λ for every L, the claim that depth "
-            "does not improve a metric {deep_control}. Without the condition, at equal steps, the statement that NC1, NC2 and"
-            " NC3 all fall with L {fig2_rn1} for L-RN1 on MNIST (`deep:fig2-rn1`). For L-RN2 with λ ∝ 1/L, where a deep "
-            "network collapses more for its smaller λ alone, it {fig1_rn2} (`deep:fig1-rn2`).",
-        )
-        for verdict in ("holds", "depends on the setting", "undecided", "fails")
-    ),
-    (
-        "deep_helps_nc1",
-        "not testable here",
-        "*Does depth beat its control?* With λ ∝ 1/L a deep network collapses more for its smaller λ alone, so it must beat "
-        "one block with the same λ and steps. Claims about optima count stationary runs. Descent on a ReLU network ends on "
-        "kinks, where no gradient vanishes, so that none of these counts; with rounded kinks runs become stationary "
-        "([how](claims.md), `deep:kinks`).",
     ),
 )
 _RECIPES = {"demo": "digits", "fc_mnist_small": "MNIST", "fc_fashion_mnist_small": "Fashion-MNIST"}
@@ -118,7 +120,7 @@ def facts(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict[str, Any
     return {
         "num_chosen": len(chosen),
         "chosen": listed(data),
-        "pfc2_chosen": in_all(pfc2.values()),
+        "pfc2_chosen": listed([f"{in_all([row])} seeds ({data_of(name)})" for name, row in pfc2.items()]),
         "pfc2_all_chosen": listed([f"{in_all([row])} seeds ({data_of(name)})" for name, row in groups["chosen"]]),
         **{f"pfc2_all_{kind}": in_all(row for _, row in groups[kind]) for kind in ("demo", "unnormalized")},
         **{f"line_{metric}_{what}": found for metric in ("pfc1", "pfc2")
@@ -219,6 +221,17 @@ def untrained(ledger: Mapping[str, Any], claims: Mapping[str, Any], key: str) ->
     later = ledger.get("again", {"claims": {}})["claims"].get(key, {"by_setting": {}})
     rows = [*later["by_setting"].items(), *claims[key]["by_setting"].items()]
     return {name: row["before_training"] for name, row in rows if row.get("before_training") is not None}
+
+
+def law_of_others() -> list[str]:
+    """Say what a published result of others gave on its own setting."""
+    name = "law:fig1"
+    found = standings(recorded(), EXPERIMENTS.values())[name]
+    return [
+        "A result of others on its own setting, the law of data separation (He and Su, PNAS) on Fashion-MNIST: that the "
+        f"logarithm of the separation falls linearly over the layers {verdict_on(name)}, in {value_words(found)} seeds "
+        f"(`{name}`)."
+    ]
 
 
 def conjecture_elsewhere() -> list[str]:

@@ -45,17 +45,17 @@ SINGLE = (
     ("Energy nearer to that of a straight path ranks with weight decay", "decay_efficiency"),
     ("Shorter detour in Wasserstein distance ranks with weight decay", "decay_detour"),
     ("Skip connections straighten the paths", "skips_straighten"),
-    ("A deeper network needs no more of its blocks (digits, {depths} blocks)", "depth"),
+    ("A deeper network needs no more of its blocks, if it needs several (digits, {depths} blocks)", "depth"),
     ("The flow of class means predicts PFC2 better than the line", "flow_line"),
     ("The flow of class means predicts PFC2 better than the baseline", "flow_baseline"),
     ("The last layer collapses on random labels", "labels_last"),
-    ("The classifier's rows come to sum to zero under SGD (NC0)", "nc0"),
+    ("The classifier's rows come nearer to a sum of zero under SGD (NC0)", "nc0"),
     ("Less closely under Adam (NC0)", "nc0_optimizer"),
-    ("Deeper regularized networks are nearer to the floor of their objective", "deep_excess"),
-    ("Deeper regularized networks are nearer to its minimizers", "deep_distance"),
-    ("NC1 falls as depth grows, one linear layer per part", "deep_nc1"),
-    ("NC2 falls as depth grows, one linear layer per part", "deep_nc2"),
-    ("NC3 falls as depth grows, one linear layer per part", "deep_nc3"),
+    ("Growing depth brings the objective nearer to its floor", "deep_excess"),
+    ("Growing depth brings features nearer to the minimizers there", "deep_distance"),
+    ("Growing depth lowers NC1, one linear layer per part", "deep_nc1"),
+    ("Growing depth lowers NC2, one linear layer per part", "deep_nc2"),
+    ("Growing depth lowers NC3, one linear layer per part", "deep_nc3"),
     ("Depth lowers the objective, against the shallowest with the same λ and steps", "deep_helps_excess"),
     ("Depth lowers NC1, against the same network", "deep_helps_nc1"),
     ("Depth lowers NC2, against the same network", "deep_helps_nc2"),
@@ -91,17 +91,26 @@ def cell(claims: dict[str, Any], key: str) -> str:
     return f"**{row['verdict'].removesuffix(' here')}** {number}".strip()
 
 
+def interval(row: dict[str, Any]) -> str:
+    """Write the interval of a row; seeds that all give the same number have none."""
+    if row["low"] is None:
+        return "–"
+    return "equal in all seeds" if row["low"] == row["high"] else f"{row['low']:.3g} to {row['high']:.3g}"
+
+
 def verdicts(claims: dict[str, Any], filled: dict[str, Any]) -> list[str]:
     """Write both tables."""
     lines = ["| | PFC1 | PFC2 | PFC3 |", "|---|---|---|---|"]
     for words, *keys in BY_METRIC:
         cells = [cell(claims, key) for key in keys]
         lines.append(f"| {' | '.join([words, *cells, *['–'] * (len(lines[0].split('|')) - 3 - len(cells))])} |")
-    lines += ["", "| | verdict | interval, 95 % | seeds |", "|---|---|---|---|"]
+    lines += ["", "| | verdict | interval, 95 % | p, corrected | settings × seeds |", "|---|---|---|---|---|"]
     for words, key in SINGLE:
         row = claims[key]
-        ends = "" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}"
-        lines.append(f"| {words.format(**filled)} | {cell(claims, key)} | {ends} | {row['seeds']} |")
+        p_value = f"{row['p']:.2g}" if row.get("p") is not None else "–"
+        lines.append(
+            f"| {words.format(**filled)} | {cell(claims, key)} | {interval(row)} | {p_value} | {row['votes']}, {row['seeds']} |"
+        )
     return lines
 
 

@@ -117,6 +117,7 @@ def rows(rulings: Sequence[Ruling]) -> dict[str, Any]:
             "verdict": ruling.verdict,
             **ends,
             "seeds": seeds,
+            "p": ruling.corrected,
             "is_share": ruling.row.is_share,
             "why": ruling.why,
             "over_settings": ruling.row.over_settings,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from findings_depth import depth_so_far, listed
-from findings_readings import READINGS, chosen_settings, conjecture_elsewhere, facts, named, transport
+from findings_readings import READINGS, chosen_settings, conjecture_elsewhere, facts, law_of_others, named, transport
 from findings_tables import cell, depths, settings, verdicts
 
 from ncollapse.claims import RULES
@@ -111,10 +111,12 @@ def again(ledger: dict[str, Any]) -> list[str]:
     lines = [
         "## Repeated with new seeds",
         "",
-        "The rule on settings was made after all of these runs, except for those of Fashion-MNIST and of depth. So some "
-        f"settings were run again, with seeds that nobody had used ({sum(sweep['runs'] for sweep in found['sweeps'])} runs): "
-        f"{repeated}. Of {len(rows)} rows over several settings {same} have the same verdict. Where verdicts differ, fewer "
-        "settings have a vote here, so that a disagreement between them is clearer:",
+        "The rule on settings was made after all of these runs, except for those of Fashion-MNIST, of depth and of "
+        "connections. So some settings were run again, with seeds that nobody had used "
+        f"({sum(sweep['runs'] for sweep in found['sweeps'])} runs): {repeated}. Of {len(rows)} rows over several settings "
+        f"{same} have the same verdict. Fewer settings have a vote here: a setting that disagrees above may not be among "
+        "them, and a disagreement is clearer among few. The new runs are judged by the rules of "
+        f"{ledger['dated']}, without the later [changes](claims.md#changes-to-the-rules):",
         "",
         "| | runs above | new runs |",
         "|---|---|---|",
@@ -126,8 +128,8 @@ def again(ledger: dict[str, Any]) -> list[str]:
 def before_and_after(row: dict[str, Any]) -> list[str]:
     """Write in how many seeds of each setting the pairing is nearly optimal, before training and after it."""
     return [
-        "The new runs test transport before training too. Where blocks hardly move the features, any network's own pairing is "
-        "the best one, so that nearly optimal transport is a sign of training only in settings without it before training:",
+        "Where blocks hardly move the features, any network's own pairing is the best one, so that nearly optimal transport is "
+        "a sign of training only in settings without it before training:",
         "",
         "| The network's pairing is nearly optimal, share of seeds | before training | after training |",
         "|---|---|---|",
@@ -156,14 +158,17 @@ def render(ledger: dict[str, Any]) -> str:
         f"We tested {len(claims)} statements on {runs} runs in {in_settings} settings: {counted}. The networks "
         f"are small. Data: {data}. Software: {versions}.",
         "",
-        f"- **Rules**: frozen on {ledger['dated']} ([all rules, every row, the commands](claims.md)). Each seed counts once, "
-        f"and a verdict needs at least {RULES.least_draws} seeds. A claim must do better than before training, and than for "
-        "layers in random order. The p-values are corrected for all rows of a paper. *Undecided*: these seeds do not decide.",
-        '- **Numbers**: "x of n" counts the seeds of one setting in which the claim is right, and a percentage is the '
-        "mean of that share over several settings. Other numbers are means: a difference of shares for *the order appears"
-        " in training*, a rank correlation (Kendall's τ-b) for *weight decay* and for *gradually*, a difference of "
-        "straightness for *skip connections*, and decades (factors of ten) for all others. The [ledger](claims.md) says "
-        "for each row what is tested.",
+        f"- **Rules**: frozen on {ledger['dated']}, with [dated changes](claims.md#changes-to-the-rules) ([all rules, "
+        "every row, the commands](claims.md)). Each seed counts once, and a verdict needs at least "
+        f"{RULES.least_draws} seeds. Where a claim has a base rate (the same before training, or layers in random "
+        "order), it must do better. The p-values are corrected for all rows of a paper. *Fails*: right in less than "
+        "half of the seeds, or a mean below zero. *Undecided*: these seeds do not decide.",
+        '- **Numbers**: "x of n" counts the seeds of one setting in which the claim is right, and a percentage is the'
+        " mean of that share over several settings. Other numbers are means: a difference of shares for *the order "
+        "appears in training*, a rank correlation (Kendall's τ-b) for *weight decay* and for *gradually*, a "
+        "difference of straightness for *skip connections*, minus a slope of logarithms with the number of blocks for"
+        " *growing depth*, and decades (factors of ten) for all others. *Settings × seeds* counts the settings with a"
+        " vote, and the seeds of all. The [ledger](claims.md) says for each row what is tested.",
         "  A rank correlation says how many pairs of decays are in order, not by how much a quantity changes.",
         f"- **Source**: `docs/write_claims.py` writes the {len(claims)} statements of [Verdicts](#verdicts) from run "
         f"directories (`docs/ledger.json`). The {len(EXPERIMENTS)} rows of [figures and "
@@ -197,7 +202,10 @@ def render(ledger: dict[str, Any]) -> str:
         "## What this says",
         "",
         *(f"- {words.format(**filled)}" for key, verdict, words in READINGS if claims[key]["verdict"] == verdict),
-        *(f"- {words}" for words in (transport(ledger, claims), *conjecture_elsewhere(), *depth_so_far(claims))),
+        *(
+            f"- {words}"
+            for words in (transport(ledger, claims), *conjecture_elsewhere(), *law_of_others(), *depth_so_far(claims))
+        ),
         *(f"- Deep regularized networks: {why}." for why in dict.fromkeys(row["why"] for row in untested)),
         NEW.rstrip(),
     ]

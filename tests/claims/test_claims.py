@@ -126,32 +126,37 @@ def test_base_rates_are_those_of_the_run_before_training_and_of_its_layers_in_ra
     found = rulings([write_seed(f"early{seed}", seed, values=early | late) for seed in range(N)])["pfc1_all"]
     assert [base.value for base in found.row.bases] == [1.0, pytest.approx(2 / 24)]
     assert (found.verdict, found.why) == ("undecided", "no better than before training")
+    # Up to the effective depth the last error of PFC3 is the smallest by definition: of three others six orders.
+    errors = {(5, "pfc3_error"): (0.4, 0.3, 0.2, 0.0)}
+    found = rulings([write_seed(f"reached{seed}", seed, values=errors) for seed in range(N)])
+    chances = {key: found[key].row.bases[1].value for key in ("pfc3", "pfc3_all")}
+    assert chances == pytest.approx({"pfc3": 1 / 6, "pfc3_all": 1 / 24})
     # The line that Theorem 1 is about falls before training in the made-up runs.
     assert rulings(twelve)["theorem1_line"].why == "no better than before training"
 
 
 def test_an_order_appears_gradually_if_more_steps_fall_later(make_run, edit):
     def seeds(name, shares):
-        """Twelve runs whose PFC1 to PFC3 rise at so many of three steps at each epoch."""
-        folders = []
+        """Twelve runs whose PFC1 to PFC3 rise at so many of three steps, first before training and then at each epoch."""
+        folders, epochs = [], tuple(range(len(shares)))
+        over_depth = {3: (1, 2, 3, 4), 2: (1, 2, 3, 2), 1: (1, 2, 1, 0.5), 0: (4, 3, 2, 1)}
+        table = {(epoch, key): over_depth[k] for epoch, k in enumerate(shares) for key in ("pfc1", "pfc2", "pfc3_error")}
         for seed in range(N):
-            run = make_run(f"{name}{seed}", layers=LAYERS, epochs=(0, 1, 2, 5), seed=seed, bump=False, flagged=False)
+            run = make_run(f"{name}{seed}", layers=LAYERS, epochs=epochs, seed=seed, bump=False, flagged=False)
             edit(run / "recipe.json", lambda recipe: recipe["train"].update(weight_decay=0.01))
             edit(run / "status.json", lambda status: status.update(weight_decay_time=8.0, first_perfect_epoch=1))
-            over_depth = {3: (1, 2, 3, 4), 2: (1, 2, 3, 2), 1: (1, 2, 1, 0.5), 0: (4, 3, 2, 1)}
-            epochs = dict(zip((0, 1, 2, 5), shares, strict=True))
-            table = {(epoch, name): over_depth[k] for epoch, k in epochs.items() for name in ("pfc1", "pfc2", "pfc3_error")}
             set_values(run / "measurements.csv", table)
             folders.append(run)
         return rulings(folders)["order_gradual"]
 
-    gradual, sudden, back = seeds("gradual", (3, 2, 1, 0)), seeds("sudden", (3, 0, 0, 0)), seeds("back", (0, 1, 3, 2))
-    assert (gradual.verdict, gradual.row.estimate.value) == ("holds", pytest.approx(1.0))
-    # Kendall's tau-b of the times 1 to 4 with 3, 0, 0, 0: three of six pairs agree, three are tied.
-    assert (sudden.verdict, sudden.row.estimate.value) == ("holds", pytest.approx(3 / math.sqrt(6 * 3)))
-    assert (back.verdict, back.row.estimate.value) == ("fails", pytest.approx(-4 / 6))
-    still = seeds("still", (2, 2, 2, 2))
-    assert (still.verdict, still.row.estimate.n) == ("not testable here", 0)
+    gradual, back = seeds("gradual", (3, 3, 3, 2, 2, 1, 1, 0, 0)), seeds("back", (3, 0, 0, 1, 1, 2, 2, 3, 3))
+    # Kendall's tau-b of eight times with four pairs of ties: 24 of 28 pairs agree, and none is against it.
+    assert (gradual.verdict, gradual.row.estimate.value) == ("holds", pytest.approx(24 / math.sqrt(28 * 24)))
+    assert (back.verdict, back.row.estimate.value) == ("fails", pytest.approx(-24 / math.sqrt(28 * 24)))
+    # An order that is there after the first epoch has not come gradually, and few epochs say nothing.
+    for name, shares in (("sudden", (3, 0, 0, 0, 0, 0, 0, 0, 0)), ("few", (3, 3, 2, 2, 1, 1, 0, 0))):
+        ruling = seeds(name, shares)
+        assert (ruling.verdict, ruling.row.estimate.n) == ("not testable here", 0)
 
 
 def test_eleven_seeds_are_too_few(twelve):
@@ -212,6 +217,10 @@ def test_order_is_gained_by_the_share_of_rises_lost(write_seed):
     assert row.estimate == pytest.approx(((6 + 4 * (N - 1)) / 9 / N, expected.low, expected.high, N))
     # Of layers in random order half of the steps rise.
     assert [(base.name, base.value) for base in row.bases] == [("layers in random order", pytest.approx(6 / 9 - 1 / 2))]
+    # Between equal layers no step rises: PFC3 has three of six pairs that differ, the others all.
+    flat = {(5, "pfc3_error"): (0.2, 0.0, 0.0, 0.0)}
+    tied = rulings([write_seed(f"tied{seed}", seed, values=flat) for seed in range(N)])["order"].row
+    assert [base.value for base in tied.bases] == [pytest.approx(6 / 9 - 15 / 18 / 2)]
     wild = {(5, metric): (0.1, 0.5, 0.9, 0.7) for metric in ("pfc1", "pfc3_error")}
     found = rulings([write_seed(f"wild{seed}", seed, values=wild | {(5, "pfc2"): RISING}) for seed in range(N)])
     assert found["order"].verdict == "undecided"

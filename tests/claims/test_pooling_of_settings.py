@@ -164,6 +164,16 @@ def test_seeds_that_were_right_before_training_too_say_nothing_against_it():
     assert base.p_value == Mean([{seed: True for seed in range(first, first + 6)} for first in (0, 100)]).p_value
 
 
+def test_a_setting_that_is_right_before_training_too_leaves_a_row_undecided():
+    found = [setting("a", [True] * N, 0, before=False), setting("b", [True] * N, 100, before=True)]
+    ruling = ruled(found)
+    assert (ruling.verdict, ruling.why) == ("undecided", "no better than before training")
+    assert _stands(ruling) == "1 right, 1 open"
+    assert ruled([found[0], setting("b", [True] * N, 100, before=[False, True] * (N // 2))]).verdict == "holds"
+    numbers = [setting("a", [2.0, 2.1] * 6, 0, before=1.0), setting("b", [2.0, 2.1] * 6, 100, before=3.0)]
+    assert ruled(numbers).why == "no better than before training"
+
+
 def test_settings_that_say_nothing_are_not_counted():
     ruling = ruled([*shares(a=(12, 12), few=(0, 3)), Evidence("silent", "share of seeds", ())])
     assert _stands(ruling) == "1 right, 1 without a vote"

@@ -179,6 +179,17 @@ def test_verdicts_are_those_of_the_ledger():
     assert found["pfc:holds"].seconds == 12
 
 
+def test_the_least_of_several_gains_shows_that_all_are_and_not_that_one_is_none():
+    rows = {
+        "pfc:below": given([-1.0 - seed / 100 for seed in range(12)]),
+        "pfc:above": given([1.0 + s / 100 for s in range(12)]),
+    }
+    plain, least = (standings(rows, [made(name, takes_least=flag) for name in rows]) for flag in (False, True))
+    assert {name: item.state for name, item in plain.items()} == {"pfc:below": "fails", "pfc:above": "holds"}
+    assert {name: item.state for name, item in least.items()} == {"pfc:below": "undecided", "pfc:above": "holds"}
+    assert least["pfc:below"].why == "the least of several gains is below zero by chance alone"
+
+
 def test_seeds_without_the_base_rate_of_the_others_do_not_count():
     seeds = [*given([2.0] * 12, before=1.0), SeedFile(12, 2.0, seconds=1.0)]
     found = standings({"pfc:x": seeds}, [made(base="at the start")])["pfc:x"]

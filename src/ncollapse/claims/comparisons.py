@@ -45,8 +45,9 @@ def depth_saturates(runs: Sequence[Run]) -> list[Evidence]:
             second, deepest = family.values[-2:]
             pair = family.only(second, deepest)
             depths = pair.read(BY_KEY["effective depth"].read)
-            said = f"effective depth with {deepest:g} blocks at most that with {second:g}; share of seeds"
-            found.append(pair.evidence(said, {seed: last <= before for seed, (before, last) in depths.items()}))
+            said = f"effective depth with {deepest:g} blocks at most that with {second:g}, if that is above 1; share of seeds"
+            # At 1, the least there is, no deeper network could need more of what the other leaves unused.
+            found.append(pair.evidence(said, {seed: last <= before for seed, (before, last) in depths.items() if before > 1}))
     return found
 
 
@@ -103,7 +104,7 @@ def slopes(
     return examine
 
 
-def gained_over_control(key: str) -> Examine:
+def gained_over_control(key: str, fits: Callable[[Run], bool]) -> Examine:
     """Compute decades by which deeper networks are below the shallowest with the same λ in a quantity; mean over seeds."""
     # Where λ falls with L, a deep network beats a shallow one for its smaller λ alone. The control has that λ, and as many
     # steps.
@@ -111,7 +112,7 @@ def gained_over_control(key: str) -> Examine:
 
     def examine(runs: Sequence[Run]) -> list[Evidence]:
         found = []
-        known = [run for run in runs if predicates.num_blocks(run) is not None and run.last_objective]
+        known = [run for run in runs if fits(run) and predicates.num_blocks(run) is not None]
         for name, members in settings_of(known, apart=(_BLOCKS, "train.weight_decay", "decay_over_blocks")).items():
             # All seeds have the same control: one whose own run of that depth does not count says nothing.
             shallowest = min(blocks for run in members if (blocks := predicates.num_blocks(run)) is not None)

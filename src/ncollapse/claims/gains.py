@@ -1,15 +1,15 @@
 """Numbers of a run that are positive where a claim is right: leads of predictions, order and collapse gained in training."""
 
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from ncollapse.claims.estimates import rank_correlation
 from ncollapse.claims.evidence import RunTest
 from ncollapse.records.reading import Run
 
 _PROGRESSIVE = ("pfc1", "pfc2", "pfc3_error")
-# Of two points in time any change is a trend; of four in random order one in twelve is in a perfect one.
-_LEAST_EPOCHS = 4
+# A few late epochs say what training came to, not how.
+_LEAST_EPOCHS = 8
 
 
 def line_lead(metric: str, position: str = "projection") -> RunTest:
@@ -41,19 +41,20 @@ def order_gained(run: Run) -> float | None:
 
 
 def order_trend(run: Run) -> float | None:
-    """Rank correlation (Kendall's τ-b) of the share of steps that fall with training time, over the measured epochs."""
-    # None where as many steps fall at all of them: nothing converges.
-    shares = {epoch: _share_of_rises(run, epoch) for epoch in run.epochs}
+    """Rank correlation (Kendall's τ-b) of the share of steps that fall with training time, over the epochs after the start."""
+    # Without epoch 0: an order that is there at once has not come gradually. None where as many steps fall at all epochs.
+    shares = {epoch: _share_of_rises(run, epoch) for epoch in run.epochs if epoch}
     known = {epoch: share for epoch, share in shares.items() if share is not None}
-    if run.epochs[0] != 0 or len(known) < _LEAST_EPOCHS or len(set(known.values())) == 1:
+    if len(known) < _LEAST_EPOCHS or len(set(known.values())) == 1:
         return None
     return -rank_correlation(list(known), list(known.values()))
 
 
 def order_gained_by_chance(run: Run) -> float | None:
-    """Return the same for last layers in random order: half of their steps are rises."""
+    """Return the same for last layers in random order: of their steps between unequal values half are rises."""
     before = _share_of_rises(run, 0) if run.epochs[0] == 0 else None
-    return None if before is None else before - 0.5
+    pairs = [pair for metric in _PROGRESSIVE for pair in combinations(run.over_depth(metric), 2)]
+    return None if before is None or not pairs else before - sum(one != other for one, other in pairs) / len(pairs) / 2
 
 
 def _share_of_rises(run: Run, epoch: int) -> float | None:

@@ -126,6 +126,7 @@ def _against_base(voting: Sequence[Evidence]) -> BaseRate | None:
         }
         for own in pairs
     ]
+    # Every setting must be better than its base rate, however little, as it must be on the side of the claim.
+    better = all(statistics.fmean(value - other for value, other in own.values()) > 0 for own in pairs)
     gains = [own for own in gains if own]
-    mean = Mean(gains) if gains else None
-    return BaseRate(voting[0].base, value, mean.p_value if mean and mean.value > (0.5 if is_share else 0.0) else 1.0)
+    return BaseRate(voting[0].base, value, Mean(gains).p_value if better else 1.0)

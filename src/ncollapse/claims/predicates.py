@@ -92,8 +92,11 @@ def chance_of_order(metric: str, steps: Callable[[Run], int]) -> Callable[[Run],
     # One of the n! orders is the falling one, and as many as the ways to change places among equal values.
     def chance(run: Run) -> float | None:
         values = run.over_depth(metric)[: steps(run) + 1]
-        equal = math.prod(math.factorial(count) for count in Counter(values).values())
-        return equal / math.factorial(len(values)) if len(set(values)) > 1 else 0.0
+        # The effective depth is where the error first is small, so that the last one there is the smallest by definition.
+        is_last = steps is effective_steps and metric == "pfc3_error" and (values[-1] or 0.0) <= EPSILON
+        free = values[:-1] if is_last else values
+        equal = math.prod(math.factorial(count) for count in Counter(free).values())
+        return equal / math.factorial(len(free)) if len(set(values)) > 1 else 0.0
 
     return chance
 
@@ -116,6 +119,12 @@ def recorded(place: str) -> Callable[..., Any]:
         return None if record is None else getattr(record, field)
 
     return read
+
+
+def nc0_falls(run: Run) -> bool | None:
+    """Test whether NC0 of the last layer falls from before training to the end."""
+    before, after = (run.value("nc0", run.depths[-1], epoch) for epoch in (0, None))
+    return None if before is None or after is None else after < before
 
 
 def never_falls_on_the_line(run: Run, epoch: int | None = None) -> bool | None:

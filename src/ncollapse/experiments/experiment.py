@@ -72,6 +72,8 @@ class Experiment:
         checks_code: Whether a theorem proves it, so that it checks the code and says nothing about networks.
         base: Words for the base rate, such as "before training": the test must give more than there.
         has_paper_size: Whether it can be run at the paper's size; else the small version is the whole.
+        takes_least: Whether the value is the least of several gains: its mean is below zero where there is no effect, so that
+            it can show that all are gains, but not that one is none.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Experiment:
     checks_code: bool = False
     base: str = BEFORE_TRAINING
     has_paper_size: bool = False
+    takes_least: bool = False
 
     @property
     def source(self) -> Source:

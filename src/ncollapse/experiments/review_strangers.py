@@ -184,6 +184,7 @@ STRANGERS_EXPERIMENTS = (
         f"kinds of strangers. {_WHO}.",
         orthogonal_strangers,
         (_NC5,),
+        takes_least=True,
     ),
     _known(
         "review:strangers",

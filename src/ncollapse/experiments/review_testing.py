@@ -193,6 +193,7 @@ TESTING_EXPERIMENTS = (
         "labels, minus one: positive if it always falls to less than a tenth.",
         optimizers_collapse,
         (*_FIG6.values(), _TEST_ACCURACY),
+        takes_least=True,
     ),
     on_fashion(
         "review:fig6-test",
@@ -214,6 +215,7 @@ TESTING_EXPERIMENTS = (
         "smaller one of both. At collapse these measures are 0.",
         test_collapse,
         (_FIG7, _ACCURACY),
+        takes_least=True,
     ),
     on_fashion(
         "review:order",
@@ -236,5 +238,6 @@ TESTING_EXPERIMENTS = (
         f"smallest over networks with {', '.join(map(str, SOURCES))} classes.",
         distance_by_classes,
         tuple(_FIG8.values()),
+        takes_least=True,
     ),
 )

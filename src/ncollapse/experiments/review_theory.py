@@ -207,6 +207,7 @@ THEORY_EXPERIMENTS = (
         "one standard normal start, whichever is less.",
         _random_starts,
         _ends,
+        takes_least=True,
     ),
     _check(
         "review:sec3.1.3-central",

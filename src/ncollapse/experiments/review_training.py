@@ -151,6 +151,7 @@ TRAINING_EXPERIMENTS = (
         "falls to less than a tenth with batch normalization and without. 1,740 digits, 150 epochs.",
         _normalization,
         (_BY_NORMALIZATION,),
+        takes_least=True,
     ),
     Experiment(
         "review:graphs",

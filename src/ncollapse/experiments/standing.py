@@ -59,7 +59,10 @@ def _stands(experiment: Experiment, draws: Sequence[Draw], row: RowTest, correct
     if experiment.checks_code or not draws:
         return judge_check(row)
     if corrected is not None:
-        return judge(row, corrected)
+        state, why = judge(row, corrected)
+        if state == "fails" and experiment.takes_least:
+            return "undecided", "the least of several gains is below zero by chance alone"
+        return state, why
     right = sum(draw.value > 0 for draw in draws)
     return "undecided", f"right in {right} of {counted(len(draws), 'seed')}; {too_few(row).partition(', ')[2]}"
 
