@@ -16,6 +16,7 @@ from findings_tables import cell, depths, settings, verdicts
 from ncollapse.claims import RULES
 from ncollapse.experiments import EXPERIMENTS, PAPERS, recorded, standings
 from ncollapse.experiments.page import value_words
+from ncollapse.studies import recipe_by_name
 
 DOCS = Path(__file__).parent
 LEDGER, PAGE = DOCS / "ledger.json", DOCS / "findings.md"
@@ -151,7 +152,7 @@ def render(ledger: dict[str, Any]) -> str:
     found = tally(claims.values())
     counted = ", ".join(f"{found[verdict]} {words}" for verdict, words in TALLY.items() if found[verdict])
     untested = [row for row in claims.values() if row["why"].startswith("not stationary")]
-    filled = facts(ledger, claims)
+    filled, demo = facts(ledger, claims), recipe_by_name("demo")
     lines = [
         "# Findings",
         "",
@@ -170,6 +171,9 @@ def render(ledger: dict[str, Any]) -> str:
         " *growing depth*, and decades (factors of ten) for all others. *Settings × seeds* counts the settings with a"
         " vote, and the seeds of all. The [ledger](claims.md) says for each row what is tested.",
         "  A rank correlation says how many pairs of decays are in order, not by how much a quantity changes.",
+        f"- **Settings**: the *demo* is a fully connected ResNet with {demo.model.num_blocks} blocks of width "
+        f"{demo.model.width}, trained on {demo.data.per_class} handwritten digits of each class. Other settings are named by "
+        "their recipe (`ncollapse recipes`) and what was changed.",
         f"- **Source**: `docs/write_claims.py` writes the {len(claims)} statements of [Verdicts](#verdicts) from run "
         f"directories (`docs/ledger.json`). The {len(EXPERIMENTS)} rows of [figures and "
         "statements](#figures-and-statements-one-by-one) come from the seeds that `ncollapse reproduce` recorded.",

@@ -97,6 +97,14 @@ def test_every_sentence_can_be_filled(module, ledger, verdict):
     assert [words for words in sentences if words.partition("{")[0] not in page] == []
 
 
+def test_the_sentence_on_depth_says_each_verdict(module, script, ledger):
+    claims = module.claims_of(ledger)
+    for name, verdict in (("excess", "holds"), ("nc1", "fails"), ("nc2", "undecided"), ("nc3", "holds")):
+        claims[f"deep_helps_{name}"]["verdict"] = verdict
+    words = script("findings_depth").facts_of_depth(ledger, claims)["deep_verdicts"]
+    assert words == "holds for the objective and NC3, fails for NC1 and is undecided for NC2"
+
+
 def test_sentences_count_what_the_ledger_has(module, ledger):
     readings = importlib.import_module("findings_readings")
     claims = module.claims_of(ledger)
