@@ -115,7 +115,7 @@ def _is_added(given: Tensor) -> bool:
 
 def mask_rules(inputs: Any, model: nn.Module) -> list[MaskRule]:
     """Return the rules that the inputs allow, the most likely first; of arguments that are named as masks alone if any is."""
-    return list(named_rules(inputs, model)) or list(_rules(tensors_of_inputs(inputs), _declared_padding(model)))
+    return list(named_rules(inputs, model)) or list(_rules(tensors_of_inputs(inputs), model))
 
 
 def named_rules(inputs: Any, model: nn.Module) -> Iterator[MaskRule]:
@@ -155,7 +155,7 @@ def is_causal(mask: Tensor) -> bool:
     return mask.shape[0] == mask.shape[1] and (torch.equal(mask != 0, below) or torch.equal(mask == 0, below))
 
 
-def _rules(tensors: list[Tensor], declared: set[int]) -> Iterator[MaskRule]:
+def _rules(tensors: list[Tensor], model: nn.Module) -> Iterator[MaskRule]:
     whole = {i: tensor for i, tensor in enumerate(tensors) if not tensor.is_floating_point() and tensor.numel()}
     for i, tensor in whole.items():
         longest = _num_tokens(tensors, len(tensor)) if tensor.ndim == 1 else 0
@@ -164,6 +164,7 @@ def _rules(tensors: list[Tensor], declared: set[int]) -> Iterator[MaskRule]:
     flags = {i: tensor for i, tensor in whole.items() if tensor.ndim == 2 and bool(((tensor == 0) | (tensor == 1)).all())}
     for i, tensor in whole.items():
         if tensor.ndim == 2 and i not in flags:
+            declared = _declared_padding(model)
             yield from (MaskRule(i, "ids", padding) for padding in sorted(declared | _repeated_at_end(tensor)))
     for i, tensor in flags.items():
         if not is_causal(tensor) and _has_row_a_sample(tensor, tensor, tensors):
@@ -174,8 +175,10 @@ def _rules(tensors: list[Tensor], declared: set[int]) -> Iterator[MaskRule]:
 def _wide_rules(tensors: list[Tensor]) -> Iterator[MaskRule]:
     """Yield what masks of more dimensions, or those that are added to scores, may mean for tokens next to them."""
     for i, tensor in enumerate(tensors):
-        marks = _unmasked(tensor, True, tensors) if tensor.ndim > 2 or tensor.is_floating_point() else None
-        if marks is not None and any(other.shape[:2] == marks.shape for other in tensors if other is not tensor):
+        others = [other for other in tensors if other is not tensor and other.ndim > 1]
+        # Without other tokens, which is the case of most networks, the whole of the inputs is not read.
+        marks = _unmasked(tensor, True, tensors) if others and (tensor.ndim > 2 or tensor.is_floating_point()) else None
+        if marks is not None and any(other.shape[:2] == marks.shape for other in others):
             yield from [MaskRule(i, "added")] if _is_added(tensor) else [MaskRule(i, "real"), MaskRule(i, "padding")]
 
 

@@ -56,13 +56,13 @@ class DecisionSums:
         self,
         centers: Mapping[str, ClassCenters],
         counts: Mapping[str, Tensor],
+        workspace: Workspace,
         selection: ClassSelection | None = None,
         *,
         left_out: bool = False,
     ) -> None:
         self.centers, self.counts, self.selection = dict(centers), counts, selection
-        self.left_out = left_out
-        self.workspace = Workspace()
+        self.left_out, self.workspace = left_out, workspace
         self.pending: dict[str, _Pending] = {}
         self.sums: dict[str, ClassDecisions] = {}
 

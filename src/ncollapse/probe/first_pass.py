@@ -55,7 +55,8 @@ def collect(
         )
 
     totals = first.finish(processes)
-    return complete(totals, first.kept, request, source if repeatable else refuse, classifiers, processes)
+    again = source if repeatable else refuse
+    return complete(totals, first.kept, request, again, classifiers, processes, first.workspace)
 
 
 class FirstPass:

@@ -16,6 +16,7 @@ from ncollapse.probe.decision_sums import DecisionSums
 from ncollapse.probe.kgon_rows import KgonRows
 from ncollapse.probe.layer_batch import Batch, CheckedLayers, LayerBatch, along_path, parts_of_rows
 from ncollapse.probe.request import Request
+from ncollapse.statistics.batch import Workspace
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions, ClassifierChoices
 from ncollapse.statistics.moments import ClassMoments
@@ -31,22 +32,25 @@ Classifiers = Callable[[Mapping[str, ClassMoments]], Mapping[str, LinearClassifi
 class SecondPass:
     """The sums around the final class means."""
 
-    def __init__(self, totals: Totals, request: Request, reference: Mapping[str, ClassCenters]) -> None:
+    def __init__(
+        self, totals: Totals, request: Request, reference: Mapping[str, ClassCenters], workspace: Workspace | None = None
+    ) -> None:
         self.totals, self.request = totals, request
+        workspace = Workspace() if workspace is None else workspace
         self.path_means: dict[str, Tensor] = {}
         if request.path:
             self.path_means = {name: moments.global_mean("sample") for name, moments in totals.moments.items()}
         self.paired = totals.paired
         counts = {name: value.counts for name, value in totals.moments.items()}
         left_out = "left_out" in request.needs
-        self.decided = DecisionSums(totals.centers, counts, totals.selection, left_out=left_out)
+        self.decided = DecisionSums(totals.centers, counts, workspace, totals.selection, left_out=left_out)
         self.among_reference = request.among_reference(totals.selection)
         if self.among_reference is not None:
             counts = {
                 name: torch.zeros_like(centers.moments.counts).index_copy_(0, self.among_reference, counts[name])
                 for name, centers in reference.items()
             }
-        self.by_reference = DecisionSums(reference, counts, request.reference_selection)
+        self.by_reference = DecisionSums(reference, counts, workspace, request.reference_selection)
         self.last = totals.last_layer
         self.choices = ClassifierChoices.empty(request.num_classes)
         self.sampled = KgonRows(totals.own_counts)
@@ -169,6 +173,7 @@ def complete(
     again: Source | None,
     classifiers: Classifiers | None,
     processes: Processes,
+    workspace: Workspace | None = None,
 ) -> Totals:
     """Add the sums around the final class means to those of a first pass, if its features were kept or ``again`` is given."""
     # Decisions, and the within-class covariance on the span of the means, need the final class means, which are known only
@@ -183,7 +188,7 @@ def complete(
     if not request.needs_features_again or (kept is None and again is None):
         return totals
     totals.passes = 2 if kept is None else 1
-    second = SecondPass(totals, request, deciding)
+    second = SecondPass(totals, request, deciding, workspace)
     with processes.sharing_errors():
         batches: Iterable[Batch] = (part for batch in kept or () for part in batch.parts(request.num_classes))
         if kept is None and again is not None:
