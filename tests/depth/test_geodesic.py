@@ -277,6 +277,21 @@ def test_equal_distances_go_to_the_smallest_index(tied, correct):
     assert line.correct.tolist() == [correct] * 3
 
 
+@pytest.mark.parametrize("step", [0.5, 1e-16, 0.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_samples_that_are_decided_at_once_are_decided_as_at_each_time(seed, step):
+    # Small integers, so that many distances are equal, and steps of the last layer that hardly change them.
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(200) % 5
+    x = torch.randint(-2, 3, (200, 3), generator=generator).double()
+    y = x + step * torch.randint(-2, 3, (200, 3), generator=generator)
+    paired = PairedMoments.from_batch(x, y, labels, 5)
+    times = [0.0, 0.25, 0.5, 0.75]
+    found = LineDecisions.from_batch(x, y, labels, paired, times).correct
+    # A time beyond the ends lets all samples be decided at every time.
+    assert torch.equal(found, LineDecisions.from_batch(x, y, labels, paired, [*times, 2.0]).correct[:4])
+
+
 @pytest.mark.parametrize("metric", ["pfc1", "pfc2", "cdnv"])
 def test_class_means_that_differ_by_rounding_only_are_undefined(metric):
     labels = torch.arange(3).repeat_interleave(6)

@@ -205,7 +205,7 @@ class FirstPass:
 
     def _add_pair(self, batch: LayerBatch) -> None:
         layers = list(along_path(batch, self.request.path).values())
-        part = PairedMoments.from_batch(layers[0], layers[-1], batch.labels, self.request.num_classes)
+        part = PairedMoments.from_batch(layers[0], layers[-1], batch.labels, self.request.num_classes, self.workspace)
         self.totals.paired = merged(self.totals.paired, part)
 
     def _add_choices(self, choices: Tensor, labels: Tensor) -> None:

@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ncollapse.statistics.batch import check_labels, flatten_features, row_blocks
+from ncollapse.statistics.batch import LabelGroups, Workspace, check_labels, flatten_features
 from ncollapse.statistics.conventions import ClassWeights
-from ncollapse.statistics.moments import ClassMoments, first_of_coincident
+from ncollapse.statistics.moments import ClassMoments, first_of_coincident, merge_stacked_groups_
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,9 @@ class PairedMoments:
         return cls(first, ClassMoments.empty(num_classes, dim, device), torch.zeros_like(first.scatter_traces))
 
     @classmethod
-    def from_batch(cls, first: Tensor, last: Tensor, labels: Tensor, num_classes: int) -> PairedMoments:
+    def from_batch(
+        cls, first: Tensor, last: Tensor, labels: Tensor, num_classes: int, workspace: Workspace | None = None
+    ) -> PairedMoments:
         """Return the paired moments of one batch, of features x and y of the same samples in the same order.
 
         Raises:
@@ -48,13 +50,17 @@ class PairedMoments:
                 "Choose layers of one stage."
             )
         labels = check_labels(labels, first.shape[0], num_classes).to(first.device)
-        x = ClassMoments.from_batch(first, labels, num_classes)
-        y = ClassMoments.from_batch(last, labels, num_classes)
-        cross = torch.zeros_like(x.scatter_traces)
-        for rows in row_blocks(first):
-            residual_x = first[rows] - x.means[labels[rows]]
-            residual_y = last[rows] - y.means[labels[rows]]
-            cross.index_add_(0, labels[rows], (residual_x * residual_y).sum(dim=1))
+        # Both layers side by side, in two walks: their means, and the products of the residuals around these.
+        layers, groups = [first, last], LabelGroups.from_labels(labels, num_classes)
+        workspace = Workspace() if workspace is None else workspace
+        counts = torch.zeros(num_classes, 2, dtype=torch.int64, device=first.device)
+        means = torch.zeros(num_classes, 2, first.shape[1], dtype=torch.float64, device=first.device)
+        traces, cross = means.new_zeros(num_classes, 2), means.new_zeros(num_classes)
+        merge_stacked_groups_(counts, means, traces, layers, groups, workspace)
+        for rows, block in workspace.rows(layers):
+            block.sub_(torch.index_select(means, 0, labels[rows], out=workspace.room("shift", block)))
+            cross.index_add_(0, labels[rows], (block[:, 0] * block[:, 1]).sum(dim=1))
+        x, y = (ClassMoments(counts[:, i], means[:, i], traces[:, i]).apart() for i in range(2))
         return cls(x, y, cross)
 
     def merge(self, other: PairedMoments) -> PairedMoments:
