@@ -1,4 +1,9 @@
-"""From runs to evidence: the draws of each setting, tested one by one or compared with other runs of the same seed."""
+"""From runs to evidence: one draw per seed, and one piece of evidence per setting.
+
+A setting is everything that a training depends on, except the seed. ``settings_of`` groups runs by it. There are two ways to
+the draws of a setting: ``by_seed`` tests every run by itself; ``families`` joins the runs of a seed that differ in one field,
+such as the depth, so that a test can compare them. Verdicts follow from the evidence in ``verdicts.py`` and ``pooling.py``.
+"""
 
 import math
 import statistics
@@ -11,6 +16,8 @@ from ncollapse.records.reading import Run
 from ncollapse.records.recipe_settings import differing_settings, setting
 
 Value = float | bool
+# A test of a run, at the last epoch unless one is given; None if there is nothing to test.
+RunTest = Callable[..., Value | None]
 UNBOUNDED = (-math.inf, math.inf)
 BEFORE_TRAINING, IN_RANDOM_ORDER = "before training", "layers in random order"
 
@@ -19,14 +26,14 @@ BEFORE_TRAINING, IN_RANDOM_ORDER = "before training", "layers in random order"
 class Draw:
     """What the runs of one seed say: true or false, or a number that is positive where the claim is right."""
 
-    seed: int  # of initial weights and the order of the samples
-    value: Value  # of the test at the last epoch
+    seed: int  # decides initial weights and the order of the samples
+    value: Value  # the result of the test at the last epoch
     runs: tuple[str, ...]  # the run directories behind it
-    # The base rate: the same without what is claimed, such as before training; None if that says nothing.
+    # The base rate: the result without the cause in question, usually before training. None if it was not tested.
     before: Value | None = None
-    # Probability that the same layers in a random order pass; None if order is not what is tested.
+    # Probability that the same layers in a random order pass; None if the claim is not about an order.
     shuffled: float | None = None
-    steps: int | None = None  # steps from layer to layer that were tested
+    steps: int | None = None  # number of steps from layer to layer that were tested; None if the claim is not about an order
 
 
 @dataclass(frozen=True)
@@ -36,13 +43,14 @@ class Evidence:
     Attributes:
         setting: The settings that these runs share, in words.
         statistic: What is estimated, in words.
-        draws: What each seed says, in order. Several draws of a seed are merged: true if all are, or the mean of the numbers.
-        bounds: Smallest and largest possible number, by which intervals are cut.
-        silent: Runs in which there is nothing to test.
-        why: What hinders the test; may be empty.
-        base: What ``before`` of its draws is, in words.
-        needs_base: Whether a draw must have ``before``: the claim is about what training, or another cause, makes.
-        without_base: Seeds that were left out because they lack a base rate that the claim needs or others of their row have.
+        draws: One draw per seed, in the order of the seeds. Several draws of a seed are merged: true if all are true, or the
+            mean of the numbers.
+        bounds: Smallest and largest possible number. Intervals are cut to them.
+        silent: Number of runs, or of seeds if runs are compared, in which there was nothing to test.
+        why: Why there is no test; usually empty.
+        base: What the base rate ``before`` of the draws is, in words.
+        needs_base: Whether the claim is about a cause, such as training, so that a draw without ``before`` does not count.
+        without_base: Number of seeds that were left out for the lack of a base rate (``with_base_rates``).
     """
 
     setting: str
@@ -56,21 +64,21 @@ class Evidence:
     without_base: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "draws", tuple(_one_a_seed(self.draws)))
+        object.__setattr__(self, "draws", tuple(_one_per_seed(self.draws)))
 
     @property
     def estimate(self) -> Estimate:
-        """The share of draws in which it is right, or the mean of their numbers."""
+        """The share of draws in which the claim is right, or the mean of their numbers."""
         return estimate_of([draw.value for draw in self.draws], self.bounds)
 
     @property
     def supporting(self) -> tuple[str, ...]:
-        """Runs for the claim."""
+        """The runs of draws for the claim."""
         return tuple(run for draw in self.draws if draw.value > 0 for run in draw.runs)
 
     @property
     def opposing(self) -> tuple[str, ...]:
-        """Runs against it."""
+        """The runs of draws against the claim."""
         return tuple(run for draw in self.draws if draw.value <= 0 for run in draw.runs)
 
 
@@ -83,12 +91,14 @@ def estimate_of(values: Sequence[Value], bounds: tuple[float, float] = UNBOUNDED
 
 
 def pooled(evidence: Sequence[Evidence]) -> list[Draw]:
-    """Return one draw per seed of several settings together."""
-    return _one_a_seed(draw for item in evidence for draw in item.draws)
+    """Take the draws of several settings together, and merge those of one seed."""
+    return _one_per_seed(draw for item in evidence for draw in item.draws)
 
 
 def with_base_rates(evidence: Sequence[Evidence]) -> list[Evidence]:
-    """Leave out draws without a base rate which the claim needs or others of the row have: no row is judged without its own."""
+    """Leave out the draws that cannot be compared with a base rate, and count them in ``without_base``."""
+    # A row is compared with its base rate over the same seeds. So if one draw of the row has a base rate, a draw without one
+    # does not count. If the claim needs a base rate, this is so even if no draw has one.
     every = [draw for item in evidence for draw in item.draws]
     found = []
     for item in evidence:
@@ -98,20 +108,21 @@ def with_base_rates(evidence: Sequence[Evidence]) -> list[Evidence]:
 
 
 def comparable(draws: Sequence[Draw], among: Sequence[Draw]) -> list[Draw]:
-    """Return the draws that have every base rate that one of the others has."""
+    """Return those draws that have each base rate (``before``, ``shuffled``) which any draw among the others has."""
     before, shuffled = (any(getattr(draw, name) is not None for draw in among) for name in ("before", "shuffled"))
     return [draw for draw in draws if (draw.before is not None or not before) and (draw.shuffled is not None or not shuffled)]
 
 
-def _one_a_seed(draws: Iterable[Draw]) -> list[Draw]:
+def _one_per_seed(draws: Iterable[Draw]) -> list[Draw]:
     by_seed: dict[int, list[Draw]] = {}
     for draw in draws:
         by_seed.setdefault(draw.seed, []).append(draw)
-    return [_merged(own) for _, all_own in sorted(by_seed.items()) if (own := comparable(all_own, all_own))]
+    kept = (comparable(own, own) for _, own in sorted(by_seed.items()))
+    return [_merged(own) for own in kept if own]
 
 
 def _merged(draws: Sequence[Draw]) -> Draw:
-    # They have the same base rates: those that lack one were left out.
+    """Merge the draws of one seed, which all have the same base rates."""
     before = [draw.before for draw in draws if draw.before is not None]
     shuffled = [draw.shuffled for draw in draws if draw.shuffled is not None]
     steps = [draw.steps for draw in draws if draw.steps is not None]
@@ -120,6 +131,7 @@ def _merged(draws: Sequence[Draw]) -> Draw:
         _combined([draw.value for draw in draws]),
         tuple(run for draw in draws for run in draw.runs),
         _combined(before) if before else None,
+        # The merged draw is true if all of them are. The layers of each run are shuffled by themselves, so chances multiply.
         math.prod(shuffled) if shuffled else None,
         min(steps, default=None),
     )
@@ -127,10 +139,6 @@ def _merged(draws: Sequence[Draw]) -> Draw:
 
 def _combined(values: Sequence[Value]) -> Value:
     return all(values) if all(isinstance(value, bool) for value in values) else statistics.fmean(values)
-
-
-# A test of a run, at the last epoch unless one is given; None if there is nothing to test.
-RunTest = Callable[..., Value | None]
 
 
 def by_seed(
@@ -151,16 +159,17 @@ def by_seed(
         statistic: What is estimated, in words, such as "share of seeds".
         test: Called with a run, and with epoch 0 too if ``before``. True or False asks for a share of seeds, a number (positive
             where the claim is right) for a mean over seeds; None leaves the run out.
-        before: Whether to make the same test before training too. A claim about training must do better than that.
-        other_base: Another base rate in its place: what it is, in words, and a test that gives it.
-        shuffled: Probability that the same layers pass in a random order, for tests of an order.
-        steps: Number of steps from layer to layer in such a test.
+        before: Whether the base rate is the same test before training. A claim about training must do better than that.
+        other_base: Another base rate instead: what it is, in words, and a test that computes it.
+        shuffled: For tests of an order: the probability that the same layers pass in a random order.
+        steps: For tests of an order: the number of steps from layer to layer.
         bounds: Smallest and largest possible number.
 
     Returns:
         One piece of evidence for each setting.
     """
-    name_of_base, base = other_base or (BEFORE_TRAINING, at_start(test) if before else lambda run: None)
+    base_name, base = other_base or (BEFORE_TRAINING, at_start(test) if before else lambda run: None)
+    needs_base = before or other_base is not None
 
     def draw(run: Run) -> Draw | None:
         value = test(run)
@@ -171,27 +180,26 @@ def by_seed(
     found = []
     for name, members in settings_of(runs).items():
         draws = [made for run in members if (made := draw(run)) is not None]
-        # Runs that differ in what was measured of them alone are one setting, and may share a seed.
-        silent, needs_base = len(members) - len(draws), before or other_base is not None
-        found.append(Evidence(name, statistic, tuple(draws), bounds, silent, base=name_of_base, needs_base=needs_base))
+        silent = len(members) - len(draws)
+        found.append(Evidence(name, statistic, tuple(draws), bounds, silent, base=base_name, needs_base=needs_base))
     return found
 
 
 def at_start(test: RunTest) -> RunTest:
-    """Make the same test before training; None for a run that was not measured then, or only then."""
+    """Turn a test into the same test before training. Its result is None for a run that was not measured then, or only then."""
     return lambda run: test(run, 0) if run.epochs[0] == 0 < run.epochs[-1] else None
 
 
 @dataclass(frozen=True)
 class Family:
-    """Runs that differ in one field and their seed only: the field's values in order, and every seed's runs by value."""
+    """Runs that differ only in one field and in their seed."""
 
-    name: str
-    values: tuple[Any, ...]
-    seeds: Mapping[int, Mapping[Any, Run]]
+    name: str  # the settings that they share, in words
+    values: tuple[Any, ...]  # the values of the field, in order
+    seeds: Mapping[int, Mapping[Any, Run]]  # the runs of each seed by their value of the field; a seed may lack some values
 
     def read(self, read: Callable[[Run], float | None]) -> dict[int, list[float]]:
-        """Read a number of every run, in the order of the values, for seeds that have all of them."""
+        """Read one number from every run, in the order of the values. Seeds that lack a run or a number are left out."""
         found = {}
         for seed, runs in self.seeds.items():
             numbers = [read(runs[value]) if value in runs else None for value in self.values]
@@ -203,26 +211,26 @@ class Family:
     def evidence(
         self,
         statistic: str,
-        by_seed: Mapping[int, Value],
+        results: Mapping[int, Value],
         before: Mapping[int, Value] | None = None,
         *,
         bounds: tuple[float, float] = UNBOUNDED,
         why: str = "",
     ) -> Evidence:
-        """Evidence from a number or a truth for each seed, with all of the seed's runs for the claim or against it."""
+        """Make evidence from a result for each seed. All runs of the seed count for the claim, or all against it."""
         runs = {seed: tuple(str(run.path) for run in own.values()) for seed, own in self.seeds.items()}
-        draws = (Draw(seed, value, runs[seed], (before or {}).get(seed)) for seed, value in by_seed.items())
-        silent = len(self.seeds) - len(by_seed)
+        draws = (Draw(seed, value, runs[seed], (before or {}).get(seed)) for seed, value in results.items())
+        silent = len(self.seeds) - len(results)
         return Evidence(self.name, statistic, tuple(draws), bounds, silent, why, needs_base=before is not None)
 
     def only(self, *values: Any) -> "Family":
-        """Return the same family with some of its values."""
+        """Return the same family with only some of its values."""
         seeds = {seed: {value: run for value, run in runs.items() if value in values} for seed, runs in self.seeds.items()}
         return Family(self.name, values, seeds)
 
 
 def families(runs: Sequence[Run], field: str, default: object = None, tied: Sequence[str] = ()) -> list[Family]:
-    """Group runs by all but one field, those tied to it, and the seed; recipes without the field have the default."""
+    """Group runs that differ only in a field, in fields tied to it, and in the seed; ``default`` is for recipes without it."""
     found = []
     for name, members in settings_of(runs, apart=(field, *tied)).items():
         seeds: dict[int, dict[Any, Run]] = {
@@ -237,7 +245,9 @@ def families(runs: Sequence[Run], field: str, default: object = None, tied: Sequ
 
 
 def _by_values(seeds: Mapping[int, dict[Any, Run]]) -> Iterator[tuple[frozenset[Any], dict[int, dict[Any, Run]]]]:
-    """Split seeds by the values that they were run with. A seed with a part of the values of others is an incomplete one."""
+    """Split seeds by the values of the field that they were run with."""
+    # Seeds 1 to 6 with depths 2, 4, 8 and seeds 11 to 16 with depths 3, 6 are two families. A seed with depths 2 and 4 alone
+    # belongs to the first: it has a part of its values, as if some of its runs were still missing.
     sets = dict.fromkeys(frozenset(own) for own in seeds.values())
     for values in sets:
         if not any(values < other for other in sets):
@@ -247,20 +257,24 @@ def _by_values(seeds: Mapping[int, dict[Any, Run]]) -> Iterator[tuple[frozenset[
 def settings_of(runs: Sequence[Run], apart: Collection[str] = ()) -> dict[str, list[Run]]:
     """Group runs by what their training depends on, in words, apart from the seed and some fields."""
 
-    def counts(field: str) -> bool:
+    def matters(field: str) -> bool:
+        # Runs that differ only in what was measured of them are one setting, and may share a seed.
         return field not in apart and not field.startswith("measure.")
 
-    has_changes = any(run.recipe.changed for run in runs)
     groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run, differing in zip(runs, differing_settings(runs), strict=True):
-        groups.setdefault(tuple((field, value) for field, value in differing if counts(field)), []).append(run)
+        groups.setdefault(tuple((field, value) for field, value in differing if matters(field)), []).append(run)
+    # A setting is named by its recipe and the settings that were changed. Runs without a list of changes are named by the
+    # fields in which they differ.
+    has_changes = any(run.recipe.changed for run in runs)
     named: dict[str, list[Run]] = {}
     for fields, members in groups.items():
         first = members[0].recipe
-        changed = [item for item in first.changed if counts(item.partition("=")[0])]
-        words = ", ".join([first.name, *changed] if has_changes else [f"{field}={value}" for field, value in fields])
-        if words in named:
-            # Runs of two versions of a recipe changed the same, and are two settings for all that.
-            words = ", ".join(f"{field}={value}" for field, value in fields)
-        named[words or first.name] = members
+        changed = [item for item in first.changed if matters(item.partition("=")[0])]
+        listed = [f"{field}={value}" for field, value in fields]
+        name = ", ".join([first.name, *changed] if has_changes else listed)
+        if name in named:
+            # Two versions of a recipe with the same changes are two settings.
+            name = ", ".join(listed)
+        named[name or first.name] = members
     return named
