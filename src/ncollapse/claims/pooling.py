@@ -12,7 +12,7 @@ from ncollapse.claims.distributions import normal_tail, sign_test, t_quantile, t
 from ncollapse.claims.estimates import LEVEL, Estimate, mean_estimate
 from ncollapse.claims.evidence import UNBOUNDED, Evidence, Value, pooled
 from ncollapse.claims.rules import RULES
-from ncollapse.claims.verdicts import RowTest, Vote, against_bases, holm, row_of, shuffled, steps_of
+from ncollapse.claims.verdicts import RowTest, Vote, against_shuffled, holm, range_of_steps, row_of, with_largest_p_value
 from ncollapse.records.run_files import BaseRate
 
 # Relative size of an error that is the rounding of float64 sums.
@@ -34,12 +34,12 @@ def row_over(evidence: Sequence[Evidence], least_seeds: int = RULES.least_seeds)
         _cut(mean.estimate, bounds)._replace(n=len(together)),
         mean.is_share,
         mean.p_value,
-        tuple(base for base in (_against_base(voting), shuffled(together)) if base is not None),
-        steps_of(together),
+        tuple(base for base in (_against_before(voting), against_shuffled(together)) if base is not None),
+        range_of_steps(together),
         votes,
         _cut(among, bounds)[1:3],
     )
-    return against_bases(row) if row.side else replace(row, p_value=_disagreement(votes))
+    return with_largest_p_value(row) if row.side else replace(row, p_value=_disagreement(votes))
 
 
 def _votes(voting: Sequence[Evidence]) -> tuple[Vote, ...]:
@@ -110,7 +110,7 @@ class Mean:
         return 2 * t_tail(abs(self.value) / self.error, self._freedom)
 
 
-def _against_base(voting: Sequence[Evidence]) -> BaseRate | None:
+def _against_before(voting: Sequence[Evidence]) -> BaseRate | None:
     """Compare with the same draws without what is claimed, settings weighed alike."""
     pairs = [{draw.seed: (draw.value, draw.before) for draw in item.draws if draw.before is not None} for item in voting]
     if any(len(own) < len(item.draws) for own, item in zip(pairs, voting, strict=True)):

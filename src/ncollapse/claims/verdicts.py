@@ -1,4 +1,8 @@
-"""From draws to a verdict: the tests of one row, Holm's correction over the rows of a paper, and the words."""
+"""From draws to a verdict: the tests of one row, Holm's correction over the rows of a paper, and the words.
+
+A row is one statement in the table of a paper. ``row_of`` tests it by the draws of one setting; ``pooling.py`` joins the
+settings, each with one vote. ``judge`` then turns the corrected p-value into a verdict. The rules are in docs/claims.md.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from ncollapse.drawing.wording import counted
 from ncollapse.records.run_files import BaseRate
 
 Side = Literal[-1, 0, 1]
-# Settings that a verdict names; of more it says how many.
+# A verdict names at most so many settings, and otherwise says how many there are.
 _MOST_NAMED = 2
 
 
@@ -24,16 +28,17 @@ _MOST_NAMED = 2
 class RowTest:
     """The numbers of one row: one draw per seed."""
 
-    # Share of draws in which the claim is right, with the exact interval, or mean of their numbers, with the t interval; both
-    # of 95 %, not corrected. Over several settings, the mean over settings of these.
+    # The share of draws in which the claim is right, with the exact interval, or the mean of their numbers, with the t
+    # interval. Intervals are of 95 %, not corrected. Over several settings it is the mean of their estimates.
     estimate: Estimate
     is_share: bool
-    # Of the two-sided test against ½ (exact) or 0 (t). Where the claim would be right, the largest of this and of those against
-    # its base rates. Where settings lie on both sides, that they do (docs/claims.md, Settings).
+    # Not corrected. It belongs to the two-sided test against ½ (exact) or 0 (t). If the estimate is on the side of the claim,
+    # it is the largest of this one and those against the base rates. If settings lie on both sides, it belongs to the test
+    # that they do (docs/claims.md, Settings).
     p_value: float
-    bases: tuple[BaseRate, ...]
+    bases: tuple[BaseRate, ...]  # each with the p-value of the test against it
     steps: tuple[int, int] | None  # fewest and most steps from layer to layer among the draws; None if it is not about an order
-    votes: tuple[Vote, ...] = ()  # what each setting says; none where settings are not told apart
+    votes: tuple[Vote, ...] = ()  # what each setting says; empty if settings are not told apart
     over_settings: tuple[float, float] | None = None  # the t interval of the votes; None for fewer than two
 
     @property
@@ -63,52 +68,56 @@ class Vote:
         return "right" if self.row.side > 0 else "wrong"
 
 
-def row_of(draws: Sequence[Draw], bounds: tuple[float, float], base: str = BEFORE_TRAINING) -> RowTest:
+def row_of(draws: Sequence[Draw], bounds: tuple[float, float], base_name: str = BEFORE_TRAINING) -> RowTest:
     """Test the draws of a row, of which all have the same base rates, or none."""
-    # A claim must be right more often than not, and more often than without what it is about. A verdict for it needs all of
-    # these tests at once, so that the largest p-value is that of the row (Berger, 1982). Against it one is enough.
     values = [draw.value for draw in draws]
     is_share = all(isinstance(value, bool) for value in values)
-    estimate = estimate_of(values, bounds)
-    bases = tuple(base for base in (_against_base(draws, is_share, base), shuffled(draws)) if base is not None)
-    own = sign_test(sum(map(bool, values)), len(values)) if is_share else _t_test(values)
-    return against_bases(RowTest(estimate, is_share, own, bases, steps_of(draws)))
+    found = (_against_before(draws, is_share, base_name), against_shuffled(draws))
+    bases = tuple(base for base in found if base is not None)
+    p_value = sign_test(sum(map(bool, values)), len(values)) if is_share else _t_test(values)
+    return with_largest_p_value(RowTest(estimate_of(values, bounds), is_share, p_value, bases, range_of_steps(draws)))
 
 
-def against_bases(row: RowTest) -> RowTest:
+def with_largest_p_value(row: RowTest) -> RowTest:
     """Give a row that is on the side of its claim the largest p-value: its own, or one against a base rate."""
+    # A claim must be right more often than not, and more often than without what it is about. A verdict for it needs all of
+    # these tests at once, so the largest p-value is that of the row (Berger, 1982). A verdict against it needs only the first.
     return replace(row, p_value=max([row.p_value, *(base.p_value for base in row.bases)])) if row.side > 0 else row
 
 
-def steps_of(draws: Sequence[Draw]) -> tuple[int, int] | None:
-    """Return the fewest and the most steps among draws; None if there are none."""
-    steps = [draw.steps for draw in draws if draw.steps is not None]
-    return (min(steps), max(steps)) if steps else None
-
-
-def _against_base(draws: Sequence[Draw], is_share: bool, base: str) -> BaseRate | None:
-    """Compare with the same draws without what is claimed: pairs that differ, by the sign test or the t test."""
+def _against_before(draws: Sequence[Draw], is_share: bool, base_name: str) -> BaseRate | None:
+    """Compare every draw with the same draw without the cause in question, usually before training."""
     pairs = [(draw.value, draw.before) for draw in draws if draw.before is not None]
     if len(pairs) < len(draws) or not pairs:
         return None
     value = statistics.fmean(before for _, before in pairs)
+    # The tests are two-sided. A difference in the wrong direction is no evidence for the claim, so its p-value is 1.
     if is_share:
+        # The sign test of pairs (McNemar's, exact): pairs that agree say nothing.
         gained, lost = (sum(pair == kind for pair in pairs) for kind in ((True, False), (False, True)))
         p_value = sign_test(gained, gained + lost) if gained > lost else 1.0
     else:
         gains = [after - before for after, before in pairs]
         p_value = _t_test(gains) if statistics.fmean(gains) > 0 else 1.0
-    return BaseRate(base, value, p_value)
+    return BaseRate(base_name, value, p_value)
 
 
-def shuffled(draws: Sequence[Draw]) -> BaseRate | None:
-    """Compare with layers in random order: as many right ones have at most this probability."""
+def against_shuffled(draws: Sequence[Draw]) -> BaseRate | None:
+    """Compare with layers in random order."""
     chances = [draw.shuffled for draw in draws if draw.shuffled is not None]
     if len(chances) < len(draws) or not chances:
         return None
     right = sum(bool(draw.value) for draw in draws)
+    # No draw passes by chance with more than the largest of these probabilities. So the binomial tail at the largest bounds the
+    # probability that as many draws or more are right by chance.
     p_value = binomial_tail(right, len(draws), max(chances))
     return BaseRate(IN_RANDOM_ORDER, statistics.fmean(chances), p_value)
+
+
+def range_of_steps(draws: Sequence[Draw]) -> tuple[int, int] | None:
+    """Return the fewest and the most steps among draws; None if no draw has any."""
+    steps = [draw.steps for draw in draws if draw.steps is not None]
+    return (min(steps), max(steps)) if steps else None
 
 
 def _t_test(values: Sequence[float]) -> float:
@@ -138,6 +147,7 @@ def has_enough(row: RowTest) -> bool:
 def judge(row: RowTest, corrected: float) -> tuple[Verdict, str]:
     """Return the verdict on a row with enough draws, and what hinders a clearer one."""
     if corrected <= RULES.level:
+        # The p-value of a row on neither side is that of the test that its settings lie on both sides.
         verdicts: dict[Side, Verdict] = {1: "holds", 0: "depends on the setting", -1: "fails"}
         return verdicts[row.side], "" if row.side else _parts(row)
     blocking = [base.name for base in row.bases if base.p_value > RULES.level] if row.side > 0 else []
@@ -148,7 +158,7 @@ def judge(row: RowTest, corrected: float) -> tuple[Verdict, str]:
 
 
 def _parts(row: RowTest) -> str:
-    """Say in which settings a claim is right, wrong or open by their own seeds; those of the fewer by name."""
+    """Say in which settings a claim is right, wrong or open by their own seeds. One or two settings are named."""
     found = {kind: [vote.setting for vote in row.votes if vote.stands == kind] for kind in ("right", "wrong", "open")}
     return "; ".join(f"{kind} in {_named(names)}" for kind, names in found.items() if names)
 
@@ -158,14 +168,14 @@ def _named(settings: Sequence[str]) -> str:
 
 
 def judge_check(row: RowTest) -> tuple[Verdict, str]:
-    """Return whether the code passed: what a theorem says must be right in every draw."""
+    """Return the verdict on the code: what a theorem proves must be right in every draw."""
     if not row.estimate.n:
         return "not testable here", "there was nothing to test"
     return ("check passed" if row.estimate.value == 1 else "check failed"), ""
 
 
 def without_base_rate(num_seeds: int) -> list[str]:
-    """Say how many seeds do not count for want of the base rate that the others have; nothing where there are none."""
+    """Say how many seeds do not count because they have no base rate; the list is empty if there are none."""
     verbs = "has no base rate and does" if num_seeds == 1 else "have no base rate and do"
     return [f"{counted(num_seeds, 'seed')} {verbs} not count"] if num_seeds else []
 
