@@ -115,7 +115,7 @@ def test_the_bound_within_a_ball():
 def test_the_step_is_one_over_the_largest_curvature(loss, bias, counts):
     """Of loss and decay in the scaled logits and the bias, in its units: at zero logits of two classes the bound is reached."""
     one = program(loss, bias, torch.tensor(counts, dtype=torch.float64))
-    step, unit = one._steps()
+    step, unit = one._step_sizes()
     labels, scales = torch.arange(2), one.scales.unsqueeze(1)
 
     def smooth(flat):

@@ -1,4 +1,15 @@
-"""Convex programs in the logits with a nuclear norm, the problems that are equivalent to them, and their solver."""
+r"""Convex programs in the logits with a nuclear norm, the problems that are equivalent to them, and their solver.
+
+The features H and the last layer W enter the loss only through the logits Z = H Wᵀ, and their decay is a norm of Z:
+
+.. math::
+
+    \min_{H W^T = Z} \tfrac{\lambda_H}{2} \lVert H \rVert^2 + \tfrac{\lambda_W}{2} \lVert W \rVert^2
+    = \sqrt{\lambda_H \lambda_W} \, \lVert Z \rVert_*.
+
+So a problem that is not convex in H and W has the minimum of a program that is convex in Z, a ``NuclearProgram``. Proximal
+gradient steps solve it, Fenchel duality gives a lower bound at every point, and ``split_product`` goes back from Z to H and W.
+"""
 
 from __future__ import annotations
 
@@ -67,8 +78,10 @@ def split_product(product: Tensor, dim: int, ratio: float) -> tuple[Tensor, Tens
 class NuclearProgram:
     """Minimize a loss of logits whose nuclear norm is penalized or bounded."""
 
-    # The objective is the loss of logits Z plus a bias, weighted by shares, plus λ_b/2 ‖b‖², plus penalty · ‖V‖_* where V is Z
-    # with its rows multiplied by scales. With a finite radius ‖V‖_* is bounded by it instead.
+    # Over logits Z, one row per class or per sample, and a bias b, minimize
+    #     Σ_k shares_k · loss(z_k + b, labels_k)  +  λ_b/2 ‖b‖²  +  penalty · ‖V‖_*,    V = diag(scales) Z.
+    # With a finite radius there is no penalty, and ‖V‖_* ≤ radius. The shares sum to one. In a UFM with n_k samples of class k,
+    # shares_k is n_k / N, and scales_k is √n_k because row k stands for the n_k equal rows of the class.
 
     loss: LossName
     labels: Tensor
@@ -86,7 +99,7 @@ class NuclearProgram:
         return float(smooth + self.penalty * nuclear)
 
     def dual(self, logits: Tensor, bias: Tensor) -> tuple[float, float]:
-        """Spectral norm of the gradient, and a lower bound of the minimum that holds whatever the point is."""
+        """Return the spectral norm of the gradient, and a lower bound of the minimum that holds whatever the point is."""
         # By Fenchel duality every matrix Γ gives a lower bound: minus the loss's conjugate at Γ, less what the bias and the
         # nuclear norm can gain. The norm gains radius times the spectral norm of Γ (rows over scales), or nothing if that
         # norm is at most the penalty. A free bias could gain without end unless the columns of Γ sum to zero.
@@ -99,13 +112,14 @@ class NuclearProgram:
         return norm, max(map(self._bound, self._duals(logits, gradient)))
 
     def _duals(self, logits: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Two matrices Γ whose spectral norm is at most the penalty, from the gradient at a point."""
+        """Return two matrices Γ whose spectral norm (rows over scales) is at most the penalty, from the gradient at a point."""
         # One is the gradient itself, scaled down to the penalty. Its bound errs to first order in the distance to the minimum.
         # If decays are so tiny that outputs and targets agree to rounding, the gradient has no digits left. The other one is
         # Γ - V/t with its singular values cut off at the penalty; V are the scaled logits, and t is the length of a proximal
         # step. At a minimum it equals Γ. It takes its singular vectors from the logits, which have all their digits, and its
         # bound errs to second order only. Far from a minimum it may be no gradient of the cross-entropy, and the bound -inf.
-        scales, (step, _) = self.scales.unsqueeze(1), self._steps()
+        scales = self.scales.unsqueeze(1)
+        step, _ = self._step_sizes()
         slope = gradient / scales
         left, values, right = torch.linalg.svd(scales * logits - step * slope, full_matrices=False)
         clipped = -left * torch.clamp(values / step, max=self.penalty) @ right
@@ -113,7 +127,7 @@ class NuclearProgram:
         return self._admitted(clipped), self._admitted(scaled)
 
     def _admitted(self, slope: Tensor) -> Tensor:
-        """Make Γ from Γ over scales, and remove what rounding leaves of sums that are zero."""
+        """Make Γ from a matrix Γ over scales. Sums of Γ that must be zero are made zero, as rounding leaves them near it."""
         scales = self.scales.unsqueeze(1)
         if self.bias == "free":
             slope = slope - scales * (scales.T @ slope) / scales.square().sum()
@@ -135,10 +149,12 @@ class NuclearProgram:
         return project_on_ball(matrix, self.radius)
 
     def minimize(self, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor, list[float], bool]:
-        """Logits and bias, the objective at every tenth step, and whether it converged."""
-        # Accelerated proximal gradient steps from zero, restarted when they turn back (O'Donoghue & Candès 2015).
-        step, bias_scale = self._steps()
-        # The bias is one more row, in units in which one step size fits all rows.
+        """Return the best logits and bias, the objective at every tenth step, and whether it converged."""
+        # Accelerated proximal gradient steps from zero (FISTA), without momentum after a step that turns back (O'Donoghue &
+        # Candès 2015). The gap to the lower bound decides when to stop. It costs as much as a few steps, so it is
+        # computed at every tenth one.
+        step, bias_scale = self._step_sizes()
+        # The last row of a point is the bias, in units in which one step size fits all rows.
         point = torch.zeros(len(self.labels) + 1, int(self.labels.max()) + 1, dtype=torch.float64)
         ahead, momentum, history = point, 1.0, []
         for iteration in range(max_iterations + 1):
@@ -148,7 +164,7 @@ class NuclearProgram:
                 converged = history[-1] - self.dual(logits, bias)[1] <= tolerance * abs(history[-1])
                 if converged or iteration == max_iterations:
                     break
-            moved = self._moved(ahead, step, bias_scale)
+            moved = self._proximal_step(ahead, step, bias_scale)
             turned = bool(((ahead - moved) * (moved - point)).sum() > 0)
             before, momentum = momentum, 1.0 if turned else (1 + math.sqrt(1 + 4 * momentum**2)) / 2
             ahead = moved if turned else moved + (before - 1) / momentum * (moved - point)
@@ -156,12 +172,13 @@ class NuclearProgram:
         return logits, bias, history, converged
 
     def step(self, logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Take one proximal gradient step from any point, and give its logits and bias."""
-        step, bias_scale = self._steps()
+        """Take one proximal gradient step from any point, and return its logits and bias."""
+        step, bias_scale = self._step_sizes()
         if self.bias == "free":
+            # The step size is halved for a bias that moves at the same time. Here only the logits move.
             return self._step_with_best_bias(logits, bias, 2 * step)
         point = torch.cat([self.scales.unsqueeze(1) * logits, (bias / (bias_scale or 1.0)).unsqueeze(0)])
-        moved = self._moved(point, step, bias_scale)
+        moved = self._proximal_step(point, step, bias_scale)
         return moved[:-1] / self.scales.unsqueeze(1), bias_scale * moved[-1]
 
     def _step_with_best_bias(self, logits: Tensor, bias: Tensor, step: float) -> tuple[Tensor, Tensor]:
@@ -175,12 +192,14 @@ class NuclearProgram:
         moved = self.proximal(scales * logits - step * slope, step) / scales
         return moved, best_bias(self.loss, moved, self.labels, self.shares, bias)
 
-    def _moved(self, point: Tensor, step: float, bias_scale: float) -> Tensor:
+    def _proximal_step(self, point: Tensor, step: float, bias_scale: float) -> Tensor:
         moved = point - step * self._gradient(point, bias_scale)
         return torch.cat([self.proximal(moved[:-1], step), moved[-1:]])
 
-    def _steps(self) -> tuple[float, float]:
-        """Step size, one over the curvature (halved if a bias moves the same logits), and the units of the bias."""
+    def _step_sizes(self) -> tuple[float, float]:
+        """Return the step size, and the units of the bias."""
+        # The step is one over the largest curvature in the scaled logits V. A bias moves the same logits, and (v + b)² can be
+        # twice v² + b², so with a bias the curvature doubles. In its units the bias has the same curvature, one over the step.
         curvature = _CURVATURE[self.loss] * (1 if self.bias == "none" else 2)
         step = 1 / (curvature * float((self.shares / self.scales.square()).max()))
         return step, 0.0 if self.bias == "none" else 1 / math.sqrt((curvature + self.lambda_b) * step)
@@ -199,6 +218,7 @@ def best_bias(loss: LossName, logits: Tensor, labels: Tensor, shares: Tensor, st
         move = loss_gradient(loss, logits + bias, labels, shares).sum(dim=0)
         if float(move.abs().max()) <= _EXACT:
             break
+        # The curvature of the squared error is one, so its gradient is already the step of Newton's method.
         if loss == "cross_entropy":
             outputs = torch.softmax(logits + bias, dim=1)
             # The direction of the common shift, flat and never moved along, gets curvature 1/K. Others may be nearly flat.
@@ -215,7 +235,7 @@ def best_bias(loss: LossName, logits: Tensor, labels: Tensor, shares: Tensor, st
 
 
 class NuclearProblem(Problem):
-    """A problem in weight and features that is equivalent to a convex program in the logits of the classes."""
+    """A problem in weight and features that is equivalent to a convex program in the logits of the class means."""
 
     @property
     @abstractmethod
@@ -224,11 +244,11 @@ class NuclearProblem(Problem):
 
     @abstractmethod
     def from_logits(self, logits: Tensor, bias: Tensor) -> Variables:
-        """Balanced weight and features for logits (K, K) of the class means without bias, and a bias (K,)."""
+        """Return balanced weight and features for logits (K, K) of the class means without bias, and a bias (K,)."""
 
     @final
     def class_logits(self, variables: Variables) -> tuple[Tensor, Tensor]:
-        """Logits of the class means without bias, shape (K, K), and the bias, shape (K,)."""
+        """Return the logits of the class means without bias, shape (K, K), and the bias, shape (K,)."""
         membership = one_hot(self.labels, self.num_classes)
         means = membership.T @ variables["features"] / membership.sum(dim=0).unsqueeze(1)
         logits = means @ variables["weight"].T
@@ -237,8 +257,8 @@ class NuclearProblem(Problem):
 
 def polish(problem: Problem, run: SolverResult) -> SolverResult:
     """Take one proximal step in the logits from the end of a run, unless it is worse."""
-    # A descent in weight and features creeps where decays are tiny. The step solves what is left in the well-conditioned
-    # directions of the logits, and ends in balanced factors.
+    # With tiny decays a descent in weight and features creeps, because these variables are ill-conditioned. One step in the
+    # logits, which are well conditioned, takes most of what is left. Its end has balanced factors.
     if not isinstance(problem, NuclearProblem):
         return run
     try:
@@ -252,7 +272,7 @@ def polish(problem: Problem, run: SolverResult) -> SolverResult:
 
 @dataclass(frozen=True)
 class Proximal:
-    """Accelerated proximal gradient descent in the logits. It finds the global minimum, and takes no start.
+    """Accelerated proximal gradient descent in the logits. It finds the global minimum, and ignores the start.
 
     Attributes:
         tolerance: Gap to the lower bound at the end, relative to the objective.
