@@ -1,4 +1,8 @@
-"""Read a run directory: its files as one frozen value, checked against each other."""
+"""Read a run directory: its files as one frozen value, a ``Run``, checked against each other.
+
+``measurements.csv`` holds the metrics of every layer (``Run.rows``, ``Run.measured_layers``). ``depth.json`` holds the results
+over depth, such as the straight-line prediction, for those layers that have one dimension (``Run.records``, ``Run.layers``).
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +13,7 @@ from typing import Any, TypeVar
 
 from ncollapse.records import file_names
 from ncollapse.records.csv_tables import Epochs, read_history, read_rows
-from ncollapse.records.depth import EPSILON, DepthRecord, EffectiveDepth
+from ncollapse.records.depth import EPSILON, DepthRecord, EffectiveDepth, PredictionError
 from ncollapse.records.errors import ReportError
 from ncollapse.records.json_files import by_epoch, fail, read_depth, read_json
 from ncollapse.records.lock import state_of
@@ -33,11 +37,11 @@ class Run:
         status: How far the run has come.
         history: One row per epoch of training.
         rows: The tidy table, in the order of the file; where steps are counted, they stand in the place of epochs.
-        records: The results over depth, by epoch, in ascending order; empty ones where ``depth.json`` was not written.
+        records: The results over depth by epoch, in ascending order; records without results if there is no ``depth.json``.
         glossary: What its metrics and flags mean.
-        objective: The regularized objective beside its floor, by epoch, where it has one.
+        objective: The regularized objective and its floor by epoch; empty if ``objective.json`` was not written.
         recording: The times of a training by other people's code; None for a run of a recipe.
-        samples: A few samples at every measured epoch; None if the run was read in part, or has none.
+        samples: A few samples at every measured epoch; None if the run has none, or only some of its epochs were read.
         unverified: Files that are not as they were written; none unless the run was read unverified.
     """
 
@@ -71,12 +75,12 @@ class Run:
 
     @cached_property
     def is_measured_only(self) -> bool:
-        """Whether one state of a network was measured: there is no recipe, no history, and no recording of a training."""
+        """Whether a network was measured without its training: there is no recipe, no history and no recording."""
         return not self.recipe_entries and not self.history and not self.is_recorded
 
     @property
     def is_recorded(self) -> bool:
-        """Whether the network was trained by other code than a recipe, so that the files know only what that code reported."""
+        """Whether other people's code trained the network. The files then hold only what that code reported."""
         return self.recording is not None
 
     @property
@@ -91,18 +95,18 @@ class Run:
 
     @cached_property
     def epochs(self) -> tuple[int, ...]:
-        """The epochs that both files hold: a run killed between two writes may have one more in either."""
+        """The epochs that both files hold. If a run was killed between two writes, one file may hold one epoch more."""
         measured = {row.epoch for row in self.rows if row.split == self.split}
         return tuple(sorted(epoch for epoch in self.records if epoch in measured))
 
     @cached_property
     def last(self) -> DepthRecord:
-        """The curves over depth at the last epoch."""
+        """The results over depth at the last epoch."""
         return self.records[self.epochs[-1]]
 
     @cached_property
     def has_depth(self) -> bool:
-        """Whether the paths of the samples were followed, so that there are results over depth."""
+        """Whether there are results over depth."""
         return bool(self.last.positions)
 
     @property
@@ -112,7 +116,7 @@ class Run:
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers of one dimension that the curves run through, by depth, at the last epoch."""
+        """Names of the layers that the results over depth are about, by depth, at the last epoch. All have one dimension."""
         return self.last.layers
 
     @cached_property
@@ -122,13 +126,13 @@ class Run:
 
     @cached_property
     def measured_layers(self) -> tuple[str, ...]:
-        """All measured layers: ``layers``, and those of other dimensions, such as other stages or what the classifier takes."""
+        """Names of all measured layers by depth: ``layers`` and those of other dimensions, such as the classifier's input."""
         rows = (row for row in self.rows if row.epoch == self.epochs[-1] and row.split == self.split)
         return tuple(dict(sorted((row.depth, row.layer) for row in rows)).values())
 
     @cached_property
     def perfect_epoch(self) -> int | None:
-        """The first measured epoch with every training sample right, if it lies within the ones shown."""
+        """The first measured epoch with every training sample right; None if it comes after the last epoch that was read."""
         perfect = self.status.first_perfect_epoch
         return perfect if perfect is not None and perfect <= self.epochs[-1] else None
 
@@ -138,7 +142,8 @@ class Run:
 
     def value(self, metric: str, depth: int, epoch: int | None = None, split: str | None = None) -> float | None:
         """Return one number, by default at the last epoch on :attr:`split`; None if undefined or not measured."""
-        epoch, split = self.epochs[-1] if epoch is None else epoch, split or self.split
+        epoch = self.epochs[-1] if epoch is None else epoch
+        split = split or self.split
         value = self._values.get((epoch, split, depth, metric))
         if value is None and metric == "pfc3_error":
             # Not in every table, since it is 1 - PFC3. Rounded, because 1 - 0.995 is above 0.005 in floating point.
@@ -162,14 +167,17 @@ class Run:
     def prediction_errors(
         self, metric: str, position: str = "projection", epoch: int | None = None
     ) -> tuple[float | None, float | None]:
-        """RMS error in decades of the straight line and of the baseline, for layers placed at a position; at the last epoch."""
-        error = self.records[self.epochs[-1] if epoch is None else epoch].prediction_error.get(position)
+        """RMS error in decades of the straight line and of the baseline, by default at the last epoch; None if unknown."""
+        error = self._prediction_error(position, epoch)
         return (error.line.get(metric), error.baseline.get(metric)) if error else (None, None)
 
     def flow_error(self, position: str = "projection", epoch: int | None = None) -> float | None:
-        """RMS error in decades of PFC2 of the flow of class means, at the last epoch unless said; None where it has none."""
-        error = self.records[self.epochs[-1] if epoch is None else epoch].prediction_error.get(position)
+        """RMS error in decades of PFC2 of the flow of class means, by default at the last epoch; None if unknown."""
+        error = self._prediction_error(position, epoch)
         return error.flow.get("pfc2") if error else None
+
+    def _prediction_error(self, position: str, epoch: int | None) -> PredictionError | None:
+        return self.records[self.epochs[-1] if epoch is None else epoch].prediction_error.get(position)
 
 
 def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) -> Run:
@@ -187,16 +195,11 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
             required only for a run with a recipe.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise ReportError(f"{path}: needed a run directory, found {'a file' if path.exists() else 'nothing'}. "
-                          "Name the folder that `ncollapse run` or `ncollapse demo` printed.")  # fmt: skip
-    if not any((path / name).exists() for name in (file_names.MEASUREMENTS, file_names.RECIPE, file_names.STATUS)):
-        raise ReportError(f"{path}: needed a run directory or a sweep, found neither. Name a folder that `ncollapse run`, "
-                          "`ncollapse sweep` or `ncollapse measure --out` wrote.")  # fmt: skip
+    _check_folder(path)
     files = CheckedFiles(path, unverified=unverified)
     status = read_json(path / file_names.STATUS, Status, read=files.read)
     recording = read_json(path / file_names.RECORDING, Recording, read=files.read) if files.has(file_names.RECORDING) else None
-    # A network that was measured, without a recipe, need not have layers of one dimension to follow.
+    # Without a recipe a network may lack results over depth: they need several layers of one dimension.
     has_depth = files.has(file_names.DEPTH) or (files.has(file_names.RECIPE) and recording is None)
     records = read_depth(path / file_names.DEPTH, files.read) if has_depth else {}
     rows = read_rows(path / file_names.MEASUREMENTS, epochs, records, files.read, status.unit)
@@ -217,6 +220,7 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
         glossary=_read_optional(files, file_names.GLOSSARY, Glossary),
         objective=_read_objective(files),
         recording=recording,
+        # For pictures only, which show all epochs.
         samples=_read_samples(files) if epochs == "all" else None,
         unverified=tuple(files.changed),
     )
@@ -224,6 +228,15 @@ def read_run(path: Path, epochs: Epochs = "all", *, unverified: bool = False) ->
     if not files.is_under_way:
         _check_accuracy(run)
     return run
+
+
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise ReportError(f"{path}: needed a run directory, found {'a file' if path.exists() else 'nothing'}. "
+                          "Name the folder that `ncollapse run` or `ncollapse demo` printed.")  # fmt: skip
+    if not any((path / name).exists() for name in (file_names.MEASUREMENTS, file_names.RECIPE, file_names.STATUS)):
+        raise ReportError(f"{path}: needed a run directory or a sweep, found neither. Name a folder that `ncollapse run`, "
+                          "`ncollapse sweep` or `ncollapse measure --out` wrote.")  # fmt: skip
 
 
 def _read_optional(files: CheckedFiles, name: str, kind: type[T]) -> T:
