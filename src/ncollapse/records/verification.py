@@ -1,4 +1,7 @@
-"""What of a run or a sweep is as it was written, what is not, what that means, and the way back to a whole save."""
+"""Verify and repair runs and sweeps: find the files that are not as they were written, and go back to a whole save.
+
+``plan_recovery`` decides how a run is brought back, and ``recover`` does it. ``verify`` and ``repair`` are the two commands.
+"""
 
 import os
 import shlex
@@ -27,20 +30,20 @@ from ncollapse.records.run_files import RecipeSummary
 from ncollapse.records.saving import Generation, generations
 from ncollapse.records.sweep import folders_of
 
-# What is made from a run's files: it goes aside with them.
-_MADE = (file_names.REPORT, file_names.FIGURES, file_names.PREVIOUS)
+# Made from the files of a run. If the run is lost, these go aside too.
+_DERIVED = (file_names.REPORT, file_names.FIGURES, file_names.PREVIOUS)
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a damaged run is brought back."""
+    """A plan to bring a damaged run back."""
 
     folder: Path
     damaged: tuple[str, ...]  # names of the files that are damaged, missing, or no part of the run
-    sources: dict[str, Path] = field(default_factory=dict)  # where the files come from that are put in their place
-    manifest: Manifest | None = None  # the manifest that then holds; None keeps the present one
+    sources: dict[str, Path] = field(default_factory=dict)  # the files of earlier saves that replace files of the run, by name
+    manifest: Manifest | None = None  # that of the earlier save to which the run goes back; None keeps the present one
     epoch: int | None = None  # the epoch that the run goes back to; None if no training is lost, or if all is lost
-    is_lost: bool = False  # whether nothing whole is left, so that all files go aside
+    is_lost: bool = False  # whether no save is whole, so that all files go aside
 
     def words(self) -> str:
         """Say what is damaged and what becomes of the run."""
@@ -53,12 +56,14 @@ class Recovery:
 
 
 def plan_recovery(folder: Path) -> Recovery | None:
-    """Return how a run is brought back; None if it is whole, was cut off in its first save, or is of an older version."""
+    """Return how to bring a run back; None if it is whole, was cut off in its first save, or has no manifest."""
+    # If earlier saves hold the very content of all damaged files, only these files are replaced, and nothing is lost. Otherwise
+    # the run goes back to the newest earlier save that is whole.
     try:
         CheckedFiles(folder)
         manifest, found = compared_files(folder)
     except DamagedRunError:
-        return _back(folder, (file_names.MANIFEST,), generations(folder))
+        return _back_to_whole_save(folder, (file_names.MANIFEST,), generations(folder))
     if manifest is None:
         return None
     listed = {*manifest.files, *(manifest.previous or ())}
@@ -67,22 +72,22 @@ def plan_recovery(folder: Path) -> Recovery | None:
     if not damaged or is_cut_off(manifest, found):
         return None
     earlier = generations(folder)
-    # Of a save that was cut off, the checkpoint tells which of the two it is.
+    # A save that was cut off has replaced the checkpoint or has not. The old files belong to the old checkpoint.
     holds = manifest.files if found.get(file_names.CHECKPOINT) != "old" else {**manifest.files, **(manifest.previous or {})}
     sources = {name: source for name in damaged if name in holds and (source := _source(name, holds[name], earlier))}
     if set(sources) == set(damaged) - set(foreign):
-        # Only the manifest of an earlier save can ask for its checkpoint.
+        # The manifest lists the checkpoint of an earlier save only if it is the manifest of that save: the run has gone back.
         return Recovery(folder, damaged, sources, None, manifest.epoch if file_names.CHECKPOINT in sources else None)
-    return _back(folder, damaged, earlier)
+    return _back_to_whole_save(folder, damaged, earlier)
 
 
 def _source(name: str, mark: Mark, earlier: list[Generation]) -> Path | None:
-    """Find a file in the generations that holds what was written."""
+    """Find a file of an earlier save with the content that was written."""
     files = (item.folder / name for item in earlier if name not in item.damaged)
     return next((file for file in files if mark_of_file(file, {mark.size}) == mark), None)
 
 
-def _back(folder: Path, damaged: tuple[str, ...], earlier: list[Generation]) -> Recovery:
+def _back_to_whole_save(folder: Path, damaged: tuple[str, ...], earlier: list[Generation]) -> Recovery:
     whole = next((item for item in earlier if not item.damaged), None)
     if whole is None or whole.manifest is None:
         return Recovery(folder, damaged, is_lost=True)
@@ -97,11 +102,11 @@ def _back(folder: Path, damaged: tuple[str, ...], earlier: list[Generation]) -> 
 
 def recover(plan: Recovery) -> Path:
     """Bring a run back; return the folder that holds what was replaced."""
-    # A kill at any moment leaves a damaged run with its generations, which the same plan brings back.
+    # A kill at any moment leaves a damaged run and its earlier saves, from which the same plan brings it back.
     folder = plan.folder
     aside = _new_folder(folder)
     if plan.is_lost:
-        for name in (*file_names.OF_A_RUN, file_names.SWEEP, *_MADE, file_names.MANIFEST):
+        for name in (*file_names.OF_A_RUN, file_names.SWEEP, *_DERIVED, file_names.MANIFEST):
             if (folder / name).exists():
                 os.replace(folder / name, aside / name)
         return aside
@@ -146,7 +151,7 @@ _MEANING = {
 
 @dataclass(frozen=True)
 class FileReport:
-    """One file: its state and what that means; empty where all is well."""
+    """One file: its state, and what follows from it; empty if the file is whole."""
 
     name: str
     state: str
@@ -180,20 +185,14 @@ def _verify(folder: Path) -> Verification:
         )
         for item in generations(folder)
     )
-    state, files = _files(folder, plan)
+    state, files = _state_and_files(folder, plan)
     if state == "whole" and any(item.meaning for item in earlier):
         state = "damaged"
-    return Verification(
-        str(folder),
-        state,
-        files,
-        earlier,
-        tuple(path.name for path in leftovers(folder)),
-        _advice(folder, state, plan, earlier),
-    )
+    left = tuple(path.name for path in leftovers(folder))
+    return Verification(str(folder), state, files, earlier, left, _advice(folder, state, plan, earlier))
 
 
-def _files(folder: Path, plan: Recovery | None) -> tuple[str, tuple[FileReport, ...]]:
+def _state_and_files(folder: Path, plan: Recovery | None) -> tuple[str, tuple[FileReport, ...]]:
     damaged = () if plan is None else plan.damaged
     try:
         CheckedFiles(folder)
@@ -205,13 +204,14 @@ def _files(folder: Path, plan: Recovery | None) -> tuple[str, tuple[FileReport, 
         return "unchecked", tuple(FileReport(name, "unchecked") for name in present)
     if is_cut_off(manifest, found):
         return "cut off", ()
-    words = {"new": "whole", "old": "whole"}
-    reports = [
-        FileReport(name, "changed" if state in words else state, _MEANING.get(name, "it cannot be trusted"))
-        if name in damaged
-        else FileReport(name, words.get(state, state))
-        for name, state in found.items()
-    ]
+    reports = []
+    for name, state in found.items():
+        is_of_a_save = state in {"new", "old"}
+        if name in damaged:
+            # A file of a save is damaged if the checkpoint is of another save.
+            reports.append(FileReport(name, "changed" if is_of_a_save else state, _MEANING.get(name, "it cannot be trusted")))
+        else:
+            reports.append(FileReport(name, "whole" if is_of_a_save else state))
     reports += [FileReport(name, "foreign", "it is no file of this run") for name in damaged if name not in found]
     return "damaged" if damaged else "whole", tuple(reports)
 
@@ -223,10 +223,11 @@ def _advice(folder: Path, state: str, plan: Recovery | None, earlier: tuple[File
 
 
 def repair(path: Path, *, does: bool) -> list[str]:
-    """Bring a run, or the runs of a sweep, back to the last whole save, or only say so; return the lines that tell of it."""
+    """Bring a run, or all of a sweep, back to the last whole save, or only say what that would do; return lines about it."""
     lines: list[str] = []
     for folder in folders_of(path):
-        with Lock(folder) if does else nullcontext():  # first: what another process is just writing is no damage
+        # Locked first: files that another process is just writing are not damaged.
+        with Lock(folder) if does else nullcontext():
             lines += _repair(folder, does)
     if not lines:
         return [f"{path}: nothing to repair."]
@@ -263,6 +264,5 @@ def _resuming(folder: Path, plan: Recovery) -> str:
     """Write the command that continues a run."""
     recipe = read_json(plan.sources.get(file_names.RECIPE, folder / file_names.RECIPE), RecipeSummary)
     settings = [*recipe.changed, *([f"seed={recipe.seed}"] if recipe.seed else [])]
-    return shlex.join(
-        ["ncollapse", "run", recipe.name, "--out", str(folder), "--resume", *(["--set"] * bool(settings)), *settings]
-    )
+    command = ["ncollapse", "run", recipe.name, "--out", str(folder), "--resume"]
+    return shlex.join([*command, *(["--set", *settings] if settings else [])])
