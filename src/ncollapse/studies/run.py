@@ -1,4 +1,4 @@
-"""Running a recipe: train, measure at the chosen epochs, write every step to the run directory, resume after any kill."""
+"""Run a recipe: train, measure at the chosen epochs, save to the run directory, and resume after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def run_recipe(
 
 @contextmanager
 def _end_noted(directory: RunDirectory) -> Iterator[None]:
-    """Write how a run ended in its status where possible; on a full disk it is not, and the failure itself is raised."""
+    """Write in the status how a run ended; if that fails too, as on a full disk, the first error is the one that is raised."""
     try:
         yield
     except RunStopped:
@@ -129,19 +129,13 @@ def _end_noted(directory: RunDirectory) -> Iterator[None]:
 
 
 class TrainingRun:
-    """The state of one run: the network, its optimizer, and the last finished epoch; of several processes the first writes."""
+    """The state of one run: the network, its optimizer, and the last finished epoch. Of several processes the first writes."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        directory: RunDirectory,
-        device: torch.device,
-        group: ProcessGroup | None = None,
-    ) -> None:
+    def __init__(self, recipe: Recipe, directory: RunDirectory, device: torch.device, group: ProcessGroup | None) -> None:
         self.recipe, self.directory, self.device = recipe, directory, device
         self.processes = Processes(group, "saving the run")
         self.writes = self.processes.is_first
-        # Before the folder is made: a run whose data is missing leaves nothing behind.
+        # Data and network come before the folder: a run whose data is missing leaves nothing behind.
         with self.processes.sharing_errors():
             self.data = load_samples(recipe.data).to(device)
             self.counts = torch.bincount(self.data.labels, minlength=self.data.num_classes)
@@ -154,43 +148,47 @@ class TrainingRun:
         self.started = time.monotonic()
         self.seconds_before = 0.0
         listed = recipe.measure.epochs
-        self.measured = {0, *measuring_epochs(recipe.train.epochs)} if listed is None else set(listed)
-        self.measured.add(recipe.train.epochs)
+        self.epochs_to_measure = {0, *measuring_epochs(recipe.train.epochs)} if listed is None else set(listed)
+        self.epochs_to_measure.add(recipe.train.epochs)
 
     def begin(self, resume: bool, overwrite: bool) -> None:
-        """Create the folder, or take up the run in it."""
-        directory = self.directory
-        # All look before the first writes.
+        """Resume the run in the folder if there is one to resume, or begin a run there."""
+        # All processes read the folder before the first one writes to it.
         with self.processes.sharing_errors():
-            if resume and self.writes and (words := directory.recover(self.recipe.fingerprint())):
+            if resume and self.writes and (words := self.directory.recover(self.recipe.fingerprint())):
                 warnings.warn(words, RunDirectoryWarning, stacklevel=4)
         with self.processes.sharing_errors():
-            resumes = resume and directory.has_recipe()
-            if resumes:
-                check_resumable(directory, self.recipe)
-            if resumes and directory.take_up():
-                fingerprint = self.recipe.fingerprint()
-                self.epoch, self.part = resume_checkpoint(directory.checkpoint, self.model, self.optimizer, fingerprint)
-                if self.writes:
-                    remove_leftovers(directory.path)
-                directory.load(self.epoch)
-                self.seconds_before = directory.seconds()
+            was_begun = resume and self.directory.has_recipe()
+            if was_begun:
+                check_resumable(self.directory, self.recipe)
+            if was_begun and self.directory.take_up():
+                self._resume()
                 return
         with self.processes.sharing_errors():
             if self.writes:
-                if not resumes:
-                    check_replaceable(directory, self.recipe, overwrite)
-                # What was begun and has no checkpoint is replaced too.
-                # Numbers as they are read back, of which the fingerprint is.
-                written = Recipe.from_json(self.recipe.to_json())
-                content = {**dataclasses.asdict(written), "changed": changes(written)}
-                directory.create(content, overwrite=overwrite or resumes)
-                known = (*METRICS.values(), *group_metrics(self.counts))
-                glossary = Glossary({metric.id: metric.title for metric in known}, FLAGS)
-                directory.begin(environment(self.recipe, self.device, self.processes.size), glossary)
-        if 0 in self.measured:
+                # A run that was begun but has no checkpoint yet is replaced.
+                if not was_begun:
+                    check_replaceable(self.directory, self.recipe, overwrite)
+                self._create(overwrite or was_begun)
+        if 0 in self.epochs_to_measure:
             self._measure()
         self._save("running")
+
+    def _resume(self) -> None:
+        fingerprint = self.recipe.fingerprint()
+        self.epoch, self.part = resume_checkpoint(self.directory.checkpoint, self.model, self.optimizer, fingerprint)
+        if self.writes:
+            remove_leftovers(self.directory.path)
+        self.directory.load(self.epoch)
+        self.seconds_before = self.directory.seconds()
+
+    def _create(self, overwrite: bool) -> None:
+        # Numbers are written as JSON reads them back, because the fingerprint is computed from those.
+        written = Recipe.from_json(self.recipe.to_json())
+        self.directory.create({**dataclasses.asdict(written), "changed": changes(written)}, overwrite=overwrite)
+        known = (*METRICS.values(), *group_metrics(self.counts))
+        glossary = Glossary({metric.id: metric.title for metric in known}, FLAGS)
+        self.directory.begin(environment(self.recipe, self.device, self.processes.size), glossary)
 
     def epochs(self, should_stop: Callable[[], bool] | None) -> Iterator[EpochRecord]:
         """Train the epochs that are left."""
@@ -210,7 +208,7 @@ class TrainingRun:
         """Measure and save where due. Tables are written before the checkpoint, which implies complete tables."""
         self.epoch, self.part = record.epoch, EpochPart.empty()
         self.directory.history.append(record)
-        due = self.epoch in self.measured
+        due = self.epoch in self.epochs_to_measure
         if due:
             self._measure()
         if due or self.epoch % self.recipe.train.checkpoint_every == 0:
@@ -238,13 +236,13 @@ class TrainingRun:
     def _measure(self) -> None:
         recipe = self.recipe
         batches = Batches(self.data, recipe.measure.batch_size)
-        measurement = self._measured(batches)
-        test = None if self.test is None else self._measured(Batches(self.test, recipe.measure.batch_size), measurement)
+        measurement = self._measure_split(batches)
+        test = None if self.test is None else self._measure_split(Batches(self.test, recipe.measure.batch_size), measurement)
         if not self.writes:
             return
         is_last = self.epoch == recipe.train.epochs
         sample = bounds = None
-        # Before training too: what the claims on transport must do better than.
+        # At epoch 0 too: it is the base rate of the claims on transport.
         if (is_last or self.epoch == 0) and recipe.measure.transport_samples:
             sample = self._sample(measurement.path_layers)
         if is_last and isinstance(self.model, FCResNet) and self.model.config.connections == "residual":
@@ -254,8 +252,8 @@ class TrainingRun:
         self.directory.samples = add_kgon(self.directory.samples, measurement, self.epoch)
         self.directory.add_measurement(rows, record, measure_objective(self.model, self.data, recipe, self.epoch))
 
-    def _measured(self, batches: Batches, reference: Measurement | None = None) -> Measurement:
-        """Measure the training set, or with its measurement the test split."""
+    def _measure_split(self, batches: Batches, reference: Measurement | None = None) -> Measurement:
+        """Measure the training set; with its measurement as the reference, measure the test split."""
         request = Request(
             num_classes=self.data.num_classes,
             split="train" if reference is None else "test",
@@ -269,7 +267,7 @@ class TrainingRun:
         return measure_network(request, self.model, self.processes.every_nth_batch(batches))
 
     def _sample(self, layers: Sequence[str]) -> list[Tensor]:
-        """Features of the layers of the path for exact transport."""
+        """Collect features of the layers of the path, for exact transport."""
         sample = _stratified(self.data, self.recipe.measure.transport_samples)
         features, _ = collect_features(
             self.model, Batches(sample, self.recipe.measure.batch_size), num_classes=self.data.num_classes
@@ -294,7 +292,7 @@ class TrainingRun:
 
 
 def _stratified(data: LabeledData, num_samples: int) -> LabeledData:
-    """Take the first samples of every class, in equal numbers as far as they go."""
+    """Take the first samples of every class, an equal number of each where a class has as many."""
     share = max(1, num_samples // data.num_classes)
     taken = [(data.labels == k).nonzero().flatten()[:share] for k in range(data.num_classes)]
     return data.subset(torch.cat(taken))
