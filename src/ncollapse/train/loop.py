@@ -1,4 +1,4 @@
-"""The training loop: one generator, one record per epoch, and between two records the model is the caller's."""
+"""The training loop: an iterator that trains one epoch a step. Between two steps the caller may measure or save the model."""
 
 from __future__ import annotations
 
@@ -28,42 +28,47 @@ if TYPE_CHECKING:
 
 
 class TrainingDiverged(ValueError):
-    """A loss or a gradient is no longer finite: the model is lost, the last checkpoint is not."""
+    """A loss or a gradient is no longer finite. The model is lost, but the last checkpoint is whole."""
 
 
 class DecoupledSGD(torch.optim.SGD):
     """SGD whose weight decay multiplies the weights and never enters the momentum (SGDW, Loshchilov & Hutter 2019)."""
 
     def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
-        moved = [{**group, "weight_decay": 0.0, "decoupled_decay": group["weight_decay"]} for group in groups]
-        super().__init__(moved, **options)
+        # SGD itself sees no weight decay: it would add it to the gradient, and so to the momentum.
+        decoupled = [{**group, "weight_decay": 0.0, "decoupled_decay": group["weight_decay"]} for group in groups]
+        super().__init__(decoupled, **options)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Decay, then take the step of SGD."""
         for group in self.param_groups:
-            kept = 1 - group["lr"] * group["decoupled_decay"]
+            factor = 1 - group["lr"] * group["decoupled_decay"]
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    parameter.mul_(kept)
+                    parameter.mul_(factor)
         return super().step(closure)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Return the optimizer of a run; ``train`` sets its learning rate in every epoch.
 
-    SGD, Adam or L-BFGS with the decay in the gradient; AdamW and SGDW decouple the two. One group of parameters is decayed:
+    SGD, Adam and L-BFGS have the decay in the gradient; AdamW and SGDW decouple the two. One group of parameters is decayed:
     all, or with ``decay="weights"`` those of two or more axes. The rest, if any, is a second group without decay.
     """
+
+    def is_decayed(parameter: nn.Parameter) -> bool:
+        return config.decay == "all" or parameter.ndim >= 2
+
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trainable if config.decay == "all" or parameter.ndim >= 2]
-    kept = [parameter for parameter in trainable if not (config.decay == "all" or parameter.ndim >= 2)]
-    groups = [
-        {"params": parameters, "weight_decay": weight_decay}
-        for parameters, weight_decay in ((decayed, config.weight_decay), (kept, 0.0))
-        if parameters
+    decayed = [parameter for parameter in trainable if is_decayed(parameter)]
+    others = [parameter for parameter in trainable if not is_decayed(parameter)]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
-    # One kernel for the whole update where there is one: a third of the time of the default for narrow networks.
+    groups = [group for group in groups if group["params"]]
+    # One kernel for the whole update, where torch has one. For narrow networks it needs a third of the time of the default.
     fused = all(parameter.device.type in {"cpu", "cuda"} for parameter in trainable)
     if config.optimizer == "lbfgs":
         return LBFGSWithDecay(groups, config.learning_rate, config.iterations)
@@ -100,13 +105,13 @@ def train(
         optimizer: From ``make_optimizer``, for callers that save or restore checkpoints; None makes one.
         start_epoch: The first epoch to run, counted from 1: one more than the epoch of the checkpoint resumed from.
             ``config.epochs + 1`` runs none.
-        part: What a stopped training has done of its first epoch, from its ``TrainingStopped`` or its checkpoint.
+        part: The part of ``start_epoch`` that a stopped training has done, from its ``TrainingStopped`` or its checkpoint.
         should_stop: Asked after every batch and before the first one of an epoch. Once it is true, the iterator raises
             ``TrainingStopped``; of several processes one is enough, and all stop after the same batch, the next one at latest.
-        group: Processes of ``torch.distributed`` that train one network, such as ``torch.distributed.group.WORLD``: each takes
-            its share of every batch of the same data, gradients and batch normalization are those of the whole batch. All
-            begin with the same weights and end with the same ones: those of a single process, within rounding. Batch
-            normalizations of the model are replaced by ones that share their batch.
+        group: Processes of ``torch.distributed`` that train one network, such as ``torch.distributed.group.WORLD``. Each needs
+            the same data and the same weights at the start, and takes its share of every batch. Gradients and batch
+            normalization are those of the whole batch, so all end with the weights of a single process, within rounding. The
+            model's batch normalizations are replaced by ones that share their batch.
 
     Returns:
         An iterator over the records of epochs ``start_epoch`` to ``config.epochs``.
@@ -132,10 +137,10 @@ def train(
     optimizer = make_optimizer(model, config) if optimizer is None else optimizer
     loss = batch_loss(config, torch.bincount(data.labels, minlength=data.num_classes))
     network = logits_of(model, config, device)
-    training = _Training(model, network, data, config, loss, optimizer, seed, team, should_stop or bool)
-    run_epoch, begun = execution(config)(training.run_epoch), EpochPart.empty() if part is None else part
-    epochs = range(start_epoch, config.epochs + 1)
-    return (run_epoch(epoch, begun if epoch == start_epoch else EpochPart.empty()) for epoch in epochs)
+    training = _Training(model, network, data, config, loss, optimizer, seed, team, should_stop or (lambda: False))
+    run_epoch = execution(config)(training.run_epoch)
+    begun = {} if part is None else {start_epoch: part}
+    return (run_epoch(epoch, begun.get(epoch, EpochPart.empty())) for epoch in range(start_epoch, config.epochs + 1))
 
 
 def _check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_epoch: int) -> None:
@@ -160,13 +165,13 @@ def _check_run(model: nn.Module, data: LabeledData, config: TrainConfig, start_e
 
 
 def _takes_one_sample(model: nn.Module, data: LabeledData) -> bool:
-    """Test whether a batch of one can be trained on: batch normalization needs two values per channel (an image may do)."""
+    """Test whether the model trains on one sample: batch normalization needs two values per channel; an image may have them."""
     device = next(model.parameters()).device
     with torch.no_grad(), torch.random.fork_rng():
         try:
             copy.deepcopy(model).train()(data.inputs[:1].to(device))
         except ValueError as error:
-            # Any other error is one of larger batches too, and theirs to tell.
+            # Any other error comes in larger batches too, and training will raise it.
             return "more than 1 value per channel" not in str(error)
     return True
 
@@ -186,7 +191,7 @@ class _Training:
     should_stop: Callable[[], bool]
 
     def run_epoch(self, epoch: int, part: EpochPart) -> EpochRecord:
-        """Train on the batches of an epoch that are left."""
+        """Train on the batches of an epoch that are left after the part that was done before."""
         learning_rate = lr_at(self.config, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -211,7 +216,7 @@ class _Training:
         return self._record(epoch, part, learning_rate)
 
     def _step(self, loss_of: Loss, parameters: list[nn.Parameter], inputs: Tensor, labels: Tensor) -> tuple[Step, bool]:
-        """Descend on one batch, and tell whether to stop after it."""
+        """Take one step of the optimizer on a batch, and return whether to stop after it."""
         team, size, device = self.team, len(labels), parameters[0].device
         inputs, labels = team.share(inputs).to(device), team.share(labels).to(device)
         seen: list[Step] = []
@@ -229,7 +234,7 @@ class _Training:
             seen.append((loss.detach(), norm, (logits.detach().argmax(dim=1) == labels).sum()))
             return loss.detach()
 
-        # A line search evaluates again and again; what is recorded is the loss before the step, as of the others.
+        # L-BFGS evaluates several times for one step. As for the others, the loss before the step is recorded.
         if isinstance(self.optimizer, LBFGSWithDecay):
             inputs = inputs.double() if inputs.is_floating_point() else inputs
             with in_float64(self.model):
