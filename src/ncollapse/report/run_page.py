@@ -1,6 +1,6 @@
-"""The page of a run."""
+"""The HTML page of a run: everything that the template ``run.html`` shows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def write_page(run_dir: Path, out: Path, *, position: str = "projection", unveri
     """Write the page of a run: words, figures, tables, recipe and versions.
 
     Args:
+        run_dir: The run directory.
         out: The HTML file.
         position: How layers are placed on the line at first: a key of ``positions`` in ``depth.json``.
         unverified: Show also a run whose files are not as they were written, under a banner.
@@ -36,20 +37,16 @@ def write_page(run_dir: Path, out: Path, *, position: str = "projection", unveri
     run, out = read_run(Path(run_dir), unverified=unverified), Path(out)
     if run.has_depth:
         require_position(run, position)
-    context = {"run": run, **_context(run, position), **_ledger(run, out)}
-    context |= {"title": run.title, "positions": POSITIONS, "position": position, "kgon": ""}
-    if run.samples is not None:
-        context |= {
-            "kgon": kgon_markup(Kgon.of(run.samples), run.unit, run.epochs),
-            "more_script": script_text(),
-            "more_style": style_text(),
-        }
-    return write_html(out, "run.html", script="page.js", **context)
+    return write_html(out, "run.html", script="page.js", **_context(run, position), **_kgon(run), **_ledger(run, out))
 
 
 def _context(run: Run, position: str) -> dict[str, Any]:
-    """Return what the template needs to know about the run beyond its records."""
+    """Return what the template shows of the run itself."""
     return {
+        "run": run,
+        "title": run.title,
+        "positions": POSITIONS,
+        "position": position,
         "folder": run.path.resolve().name,
         "paragraphs": run.recipe.description.split("\n\n"),
         "epoch": run.epochs[-1],
@@ -63,10 +60,10 @@ def _context(run: Run, position: str) -> dict[str, Any]:
         "errors": _errors(run, position),
         "depth_rules": depth_rules(0, len(run.measured_layers)),
         # One epoch alone is not a curve.
-        "over_epochs": _panels(run, PROGRESSIVE, "epochs") if len(run.epochs) > 1 else [],
+        "over_epochs": _panels_over_epochs(run, PROGRESSIVE, "epochs") if len(run.epochs) > 1 else [],
         "part": part_followed(run),
-        "over_depth": _panels(run, PROGRESSIVE, "depth", position) if run.has_depth else [],
-        "last_layer": _panels(run, LAST_LAYER, "last") if len(run.epochs) > 1 else [],
+        "over_depth": _panels_over_depth(run, position) if run.has_depth else [],
+        "last_layer": _panels_over_epochs(run, LAST_LAYER, "last") if len(run.epochs) > 1 else [],
         "training": _training(run),
         "has_test": "test" in training_curves(run, "accuracy"),
         "last_values": _last_values(run),
@@ -82,8 +79,16 @@ def _context(run: Run, position: str) -> dict[str, Any]:
     }
 
 
+def _kgon(run: Run) -> dict[str, str]:
+    """Return the picture of the samples in the polygon of the classes, with its script and its style; empty without samples."""
+    if run.samples is None:
+        return {"kgon": ""}
+    markup = kgon_markup(Kgon.of(run.samples), run.unit, run.epochs)
+    return {"kgon": markup, "more_script": script_text(), "more_style": style_text()}
+
+
 def _origin(run: Run) -> str:
-    """Where the numbers come from."""
+    """Say where the numbers come from."""
     layers = counted(len(run.measured_layers), "layer")
     if run.is_measured_only:
         named = [f"{key} {run.environment[key]}" for key in ("network", "data", "checkpoint") if key in run.environment]
@@ -93,7 +98,7 @@ def _origin(run: Run) -> str:
 
 
 def _errors(run: Run, position: str) -> dict[str, str]:
-    """Say below each drawn panel over depth what the script says below its own."""
+    """Return the sentence below each drawn panel over depth. The script writes the same below the panels that it draws."""
     error = run.last.prediction_error.get(position) if run.has_depth else None
     if error is None:
         return {}
@@ -101,7 +106,7 @@ def _errors(run: Run, position: str) -> dict[str, str]:
 
 
 def _training(run: Run) -> dict[str, str]:
-    """Draw loss and accuracy where they are known at several epochs; each with its name."""
+    """Draw those of loss and accuracy that are known at several epochs, by name."""
     names = [name for name in REPORTED if any(len(curve) > 1 for curve in training_curves(run, name).values())]
     drawings = [
         PanelDrawing(partial(draw_training, run=run, name=name), f"training-{name}", f"{name} over {run.unit}s", 0)
@@ -111,7 +116,7 @@ def _training(run: Run) -> dict[str, str]:
 
 
 def _last_values(run: Run) -> list[Finding]:
-    """NC1 to NC4 of the last layer at the last epoch."""
+    """Return NC1 to NC4 of the last layer at the last epoch."""
     last = len(run.measured_layers) - 1
     return [
         Finding(f"{panel.key.upper()} {line.label}".rstrip(), number(run.value(line.metric, last)), line.meaning or panel.label)
@@ -121,19 +126,24 @@ def _last_values(run: Run) -> list[Finding]:
 
 
 def _ledger(run: Run, out: Path) -> dict[str, Any]:
-    """List the claims whose verdict names this run in the ledger beside it, and a link to the ledger's own page."""
+    """Return the claims that name this run in the ledger beside it, and a link to the page of that ledger."""
     file, claims = part_of(run.path)
     return {"claims": claims, "ledger_href": "" if file is None else link(file.with_suffix(".html"), out)}
 
 
-def _panels(run: Run, panels: Sequence[MetricPanel], kind: str, position: str | None = None) -> list[tuple[str, str]]:
-    """Return the panels of one row, each with its key, for its heading in the template, and its drawing."""
-    over = f"{run.unit}s" if position is None else "depth"
+def _panels_over_epochs(run: Run, panels: Sequence[MetricPanel], kind: str) -> list[tuple[str, str]]:
+    return _panels(run, panels, partial(draw_over_epochs, run=run), kind, over=f"{run.unit}s")
+
+
+def _panels_over_depth(run: Run, position: str) -> list[tuple[str, str]]:
+    return _panels(run, PROGRESSIVE, partial(draw_over_depth, run=run, position=position), "depth", over="depth")
+
+
+def _panels(run: Run, panels: Sequence[MetricPanel], draw: Callable[..., None], kind: str, over: str) -> list[tuple[str, str]]:
+    """Return the panels of one row: the key of each, which the template uses for its heading, and its drawing."""
     drawings = [
         PanelDrawing(
-            partial(draw_over_epochs, run=run, panel=panel)
-            if position is None
-            else partial(draw_over_depth, run=run, panel=panel, position=position),
+            partial(draw, panel=panel),
             name=f"{kind}-{panel.key}",
             label=f"{panel.key.upper()}, {panel.label}, over {over}",
             num_layers=len(run.measured_layers),
