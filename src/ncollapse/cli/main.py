@@ -1,4 +1,7 @@
-"""The ``ncollapse`` command: parse, call, print."""
+"""The ``ncollapse`` command: parse the words, call the command, and turn every error into one line and an exit code.
+
+Each command adds its own parser, with the function to call under ``call``. ``main`` calls it and handles what it raises.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from ncollapse.near_words import near_words
 from ncollapse.stop_signals import STOP_SIGNALS, RunStopped, handling
 from ncollapse.version import __version__
 
-# torch takes seconds to import: every command imports what it needs, so that --help answers at once.
+# torch takes seconds to import. So every command imports what it needs when it is called, and --help answers at once.
 
 _WHICH_COMMAND = """\
 which command do I need?
@@ -81,11 +84,11 @@ class _Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, words.rstrip(". "))
 
     def error(self, message: str) -> NoReturn:
-        # Every process has the same words to parse.
-        _fail(f"{self.prog}: error: {message}. See {self.prog} --help.", silent=_follows())
+        # All processes of torchrun parse the same words, so the first one reports the error for all.
+        _fail(f"{self.prog}: error: {message}. See {self.prog} --help.", is_reported=_is_follower())
 
 
-def _follows() -> bool:
+def _is_follower() -> bool:
     """Return whether this is a process of torchrun other than the first."""
     if "MASTER_ADDR" not in os.environ:
         return False
@@ -94,10 +97,10 @@ def _follows() -> bool:
     return follows_another()
 
 
-def _fail(words: str, silent: bool) -> NoReturn:
-    """One line and exit 2; silent where the first process says it."""
-    if silent:
-        # torchrun ends all processes when one has ended: not before the first has written.
+def _fail(words: str, is_reported: bool) -> NoReturn:
+    """Write one line and exit with code 2; if the first process of torchrun reports the same error, exit in silence."""
+    if is_reported:
+        # torchrun ends all processes as soon as one has ended. The pause gives the first one time to write its line.
         time.sleep(5)
     else:
         sys.stderr.write(f"{printable(words)}\n")
@@ -131,17 +134,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse(parser: argparse.ArgumentParser, name: str, words: Sequence[str]) -> None:
-    """Say in the name of a command that it does not have some words, and which of its options are near."""
+def _refuse(parser: argparse.ArgumentParser, name: str, words: Sequence[str]) -> NoReturn:
+    """Fail because a command does not know some words, and name its options that are near."""
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    command = commands.choices[name]
+    command: argparse.ArgumentParser = commands.choices[name]
     known = [option for action in (*parser._actions, *command._actions) for option in action.option_strings]
     near = "".join(near_words(word.partition("=")[0], known) for word in words if word.startswith("--"))
     command.error(f"unrecognized arguments: {' '.join(words)}. {near}".rstrip(". "))
 
 
 def _describe(commands: argparse._SubParsersAction[Any]) -> None:
-    """Let the help of each command begin with a sentence, and end with examples where there are some."""
+    """Begin the help of each command with a sentence, and end it with the examples, if any."""
     words = {action.dest: action.help or "" for action in commands._choices_actions}
     for name, command in commands.choices.items():
         said = command.description or words[name]
@@ -167,37 +170,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.call(options)
             sys.stdout.flush()
     except BrokenPipeError:
-        # The reader, such as head, has seen enough. Python would complain when it closes stdout at exit.
+        # The reader of stdout, such as head, has closed it. Without this, Python would complain when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except (KeyboardInterrupt, _Terminated) as stop:
         number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else stop.signal
-        sys.stderr.write(
-            f"ncollapse: {'interrupted' if number == signal.SIGINT else f'ended by {number.name}'}. What was finished is kept. "
-            "Continue a run with --resume, and a sweep with the same command.\n"
-        )
+        how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+        remedy = "Continue a run with --resume, and a sweep with the same command."
+        sys.stderr.write(f"ncollapse: {how}. What was finished is kept. {remedy}\n")
         raise SystemExit(128 + number) from None
     except RunStopped as stopped:
         asked = stopped.signal or signal.SIGTERM
-        if not _follows():
+        if not _is_follower():
             sys.stderr.write(f"ncollapse: stopped by {asked.name}: {stopped}\n")
         raise SystemExit(128 + asked) from None
     except Exception as error:
         if options.debug:
             traceback.print_exc()
         words = error_line(error, _memory_advice(options))
-        _fail(f"ncollapse: error: {as_options(words, vars(options))}", silent=_follows() and _raised_by_all(error))
+        is_reported = _is_follower() and _raised_by_all(error)
+        _fail(f"ncollapse: error: {as_options(words, vars(options))}", is_reported)
 
 
 class _Terminated(BaseException):
-    """A signal, raised where the program is, so that everything is closed as after Ctrl-C."""
+    """A signal that ends the program, raised as an exception, so that files and locks are closed as after Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
 
 
 def _termination_raised() -> AbstractContextManager[None]:
-    # Not under torchrun, which ends its processes by SIGTERM while they may wait for one another.
+    # Not under torchrun. It ends its processes by SIGTERM, and they may be waiting for one another inside torch: Python could
+    # raise nothing there, so the signal itself must end them.
     return nullcontext() if "MASTER_ADDR" in os.environ else handling(STOP_SIGNALS, _raise_terminated)
 
 
@@ -217,5 +221,5 @@ def _raised_by_all(error: Exception) -> bool:
     from ncollapse.groups import raised_by_all
     from ncollapse.train import TrainingDiverged
 
-    # A loss is that of the whole batch.
+    # Every process computes the loss of the whole batch, so training diverges in all of them.
     return raised_by_all(error) or isinstance(error, TrainingDiverged)
