@@ -127,7 +127,7 @@ docs-check:
 	$(MAKE) --no-print-directory $@-here
 
 docs-check-here: $(STAMP)
-	$(BIN)/python -m sphinx -b html -t check -W --keep-going -q -c docs . build/docs-check
+	$(BIN)/python -m sphinx -b html -t check -W --keep-going -q -j auto -c docs . build/docs-check
 
 clean:
 	rm -rf $(VENV) .venv-docs site jupyter_execute docs/made .venv-zoo .venv-integrations .venv-minimum .venv-3.12 .venv-3.13 build dist .pytest_cache .ruff_cache .mypy_cache

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,10 +23,39 @@ settings.load_profile("repeatable")
 
 # The files that take longest. They go first, or one process would begin one when the others have nothing left to do.
 LONGEST = [
-    *("test_docs.py", "test_processes.py", "test_laws.py", "test_solve.py", "test_run.py", "test_training.py", "test_mufm.py"),
-    *("test_torchrun.py", "test_classifiers.py", "test_sweep_runs.py", "test_hostile_directories.py", "test_ufm.py"),
-    *("test_claims.py", "test_depth.py", "test_catalog.py", "test_main.py", "test_figures.py", "test_recorder.py"),
+    *("test_pages.py", "test_processes.py", "test_docs.py", "test_laws.py", "test_solve.py", "test_run.py", "test_training.py"),
+    *("test_mufm.py", "test_compiled.py", "test_torchrun.py", "test_classifiers.py", "test_sweep_runs.py"),
+    *("test_hostile_directories.py", "test_ufm.py", "test_claims.py", "test_depth.py", "test_catalog.py", "test_main.py"),
+    *("test_browser.py", "test_figures.py", "test_recorder.py"),
 ]
+
+
+# Files that use one costly thing, made once in each process of pytest-xdist: they all go to one of these.
+SHARING = {
+    "processes that are forked": (
+        *("test_processes.py", "test_training.py", "test_torchrun.py", "test_sweep_runs.py", "test_run.py", "test_main.py"),
+    ),
+    "fresh interpreters": (
+        *("test_pages.py", "test_examples.py", "test_layers.py", "test_surface.py", "test_catalog.py", "test_progress.py"),
+    ),
+    "a browser": ("test_browser.py", "test_kgon_browser.py", "test_layers_browser.py"),
+}
+SHARED = {file: thing for thing, files in SHARING.items() for file in files}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """As ``--dist loadfile``, but that files which share something stay together."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = super()._split_scope(nodeid)
+            return SHARED.get(Path(path).name, path)
+
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

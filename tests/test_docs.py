@@ -52,14 +52,19 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run(name, capsys, monkeypatch, tmp_path, request):
+    path = ROOT / "examples" / name
     if name == "own_training.py":
-        # Its page is drawn in tests/integrations/test_recorder.py.
+        # Its page is drawn in tests/integrations/test_recorder.py. Here it trains for a shorter time.
         request.getfixturevalue("without_drawings")
+        text, whole = path.read_text(), "EPOCHS, SAMPLES = 4, 2000"
+        assert whole in text
+        path = tmp_path / name
+        path.write_text(text.replace(whole, "EPOCHS, SAMPLES = 2, 300"))
     figure = tmp_path / "figure.svg"
     given = {"amplified_gradients.py": [figure], "tight_frames.py": [figure], "residual_alignment.py": ["2", figure]}
     monkeypatch.setattr(sys, "argv", [name, *map(str, given.get(name, ["2"]))])
     with torch.random.fork_rng():
-        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        runpy.run_path(str(path), run_name="__main__")
     assert EXAMPLES[name] in capsys.readouterr().out
     assert figure.exists() == (name in given)
 

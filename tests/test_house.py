@@ -42,15 +42,18 @@ def module_of(path: Path) -> str:
     return ".".join(("ncollapse", *path.with_suffix("").parts)).removesuffix(".__init__")
 
 
+MODULES = {module_of(path) for path in FILES}
+
+
 def imports_of(path: Path) -> set[str]:
     """The modules of ours that a file imports, at whatever place in it."""
-    known, found = {module_of(other) for other in FILES}, set()
+    found = set()
     for node in ast.walk(trees()[path]):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             below = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in known else node.module for name in below]
-        found |= {name for name in names if name in known}
+            names = [name if name in MODULES else node.module for name in below]
+        found |= {name for name in names if name in MODULES}
     return found
 
 

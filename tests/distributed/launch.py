@@ -1,5 +1,6 @@
 """Processes as torchrun starts them, forked from one that has imported everything: a fresh one takes seconds to import."""
 
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -64,6 +65,8 @@ def _rank(rank: int, size: int, port: int, here: str, folder: str, words: list[s
     """One of them."""
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in told.items()}, MASTER_ADDR="127.0.0.1", **ENVIRONMENT)
+    # Here no process is ended because another has.
+    importlib.import_module("ncollapse.cli.main")._FIRST_WRITES_WITHIN = 0.0
     _run(rank, here, folder, words)
 
 

@@ -44,7 +44,8 @@ def test_a_block_runs(title, tmp_path):
         except DataNotFoundError as error:
             pytest.skip(str(error))
     # Fresh, so that it imports all that it uses.
-    printed = fresh.python("-c", BLOCKS[title] * (2 if title in TWICE else 1), here=tmp_path)
+    code = BLOCKS[title] * (2 if title in TWICE else 1)
+    printed = fresh.python("-c", code, here=tmp_path, imported=fresh.OF_PAGES)
     assert "pfc1" in (printed if FILES[title] is None else (tmp_path / FILES[title]).read_text())
 
 

@@ -15,15 +15,15 @@ CELLS = re.findall(r"```\{code-cell\}\n(:tags: \[parameters\]\n)?(.*?)```", PAGE
 @pytest.fixture
 def images(monkeypatch):
     load = nc.load_data
-    try:
-        load("fashion_mnist")
-    except nc.data.DataNotFoundError:
 
-        def digits(name, **options):
-            assert name == "fashion_mnist"
+    def found(name, **options):
+        assert name == "fashion_mnist"
+        try:
+            return load(name, **options)
+        except nc.data.DataNotFoundError:
             return load("digits", **{**options, "input_shape": (1, 8, 8)})
 
-        monkeypatch.setattr(nc, "load_data", digits)
+    monkeypatch.setattr(nc, "load_data", found)
 
 
 def test_a_training_of_ones_own_becomes_a_page_and_a_comparison(tmp_path, monkeypatch, images, without_drawings):

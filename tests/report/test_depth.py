@@ -258,7 +258,10 @@ def test_the_negative_control(deep_sweep, slope, verdict):
     assert found["deep_control_nc1"].verdict == verdict
     assert len(found["deep_control_nc1"].evidence) == 1
     assert found["deep_nc1"].verdict == "holds"
-    # The same blocks with a decay that falls with L are what theory covers; so are transformers by their multilayer part.
+
+
+def test_what_is_a_negative_control(deep_sweep):
+    """The same blocks with a decay that falls with L are what theory covers; so are transformers by their multilayer part."""
     scaled = rulings(deep_sweep("scaled", model={"linear_layers": 2}, decay_over_blocks=True))
     assert (scaled["deep_control_nc1"].evidence, len(scaled["deep_nc1"].evidence)) == ((), 1)
     transformer = deep_sweep("t12", model={"kind": "transformer", "mlp_layers": 2})

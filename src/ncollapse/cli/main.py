@@ -76,6 +76,10 @@ _EXAMPLES = {
 }
 
 
+# Seconds. torchrun ends all processes as soon as one has ended. A pause gives the first one time to write its line.
+_FIRST_WRITES_WITHIN = 5.0
+
+
 class _Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -100,8 +104,7 @@ def _is_follower() -> bool:
 def _fail(words: str, is_reported: bool) -> NoReturn:
     """Write one line and exit with code 2; if the first process of torchrun reports the same error, exit in silence."""
     if is_reported:
-        # torchrun ends all processes as soon as one has ended. The pause gives the first one time to write its line.
-        time.sleep(5)
+        time.sleep(_FIRST_WRITES_WITHIN)
     else:
         sys.stderr.write(f"{printable(words)}\n")
     raise SystemExit(2)
