@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import fresh
+from ncollapse.metrics import pairs
 from ncollapse.probe import measure
 
 NETWORK = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -27,6 +28,24 @@ def test_without_rich_it_is_a_plain_line(capsys, monkeypatch):
     assert capsys.readouterr().err.split("\r")[1:] == [
         "Measuring: batch 1 of 3", "Measuring: batch 2 of 3", "Measuring: batch 3 of 3\n"
     ]  # fmt: skip
+
+
+def test_walks_over_pairs_of_many_classes_are_shown(capsys, monkeypatch):
+    """Of 1,100 classes three tiles a side are six; a function of one's own counts batches only."""
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    network, batches = (
+        nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1100)),
+        [(torch.randn(1100, 2), torch.arange(1100))],
+    )
+    options = {"num_classes": 1100, "metrics": ["gnc2"]}
+    measure(network, batches, progress=True, **options)
+    lines = capsys.readouterr().err.split("\n")
+    assert lines[0] == "\rMeasuring: batch 1 of 1"
+    assert lines[1].split("\r")[1:7] == [f"Pairs of classes: tile {done} of 6" for done in range(1, 7)]
+    assert pairs.REPORT_TILES.get() is None
+    calls = []
+    measure(network, batches, progress=lambda *counts: calls.append(counts), **options)
+    assert (calls, capsys.readouterr().err) == ([(1, 1)], "")
 
 
 @pytest.mark.parametrize("progress", [None, False])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 # Rows of a tile of pairs. 512² float64 numbers are 2 MB, so that 50 000 classes need no K×K matrix.
 TILE = 512
+REPORT_TILES: ContextVar[Callable[[int, int], None] | None] = ContextVar("REPORT_TILES", default=None)
+"""What a walk over more than one tile calls after each, with the tiles done and all of them; a measurement sets it."""
 # Numbers of one block of explicit differences.
 _BLOCK = 2**18
 
@@ -67,9 +70,12 @@ def pair_tiles(rows: Tensor, tile: int = TILE) -> Iterator[PairTile]:
 
 def add_pairs(rows: Tensor, sums: Sequence[PairSums], tile: int = TILE) -> None:
     """Add all pairs of rows to several sums."""
-    for pairs in pair_tiles(rows, tile):
+    report, parts = REPORT_TILES.get(), -(-rows.shape[-2] // tile)
+    for done, pairs in enumerate(pair_tiles(rows, tile), start=1):
         for total in sums:
             total.add(pairs)
+        if report is not None and parts > 1:
+            report(done, parts * (parts + 1) // 2)
 
 
 def cosine_spread(rows: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from ncollapse.probe.first_pass import collect
 from ncollapse.probe.group_checks import check_same_network, classifier_of, first_buffers, shared_plan
 from ncollapse.probe.layer_batch import LayerBatch, NetworkBatch, named_layers, row_parts
 from ncollapse.probe.loader_batches import BatchPlan, network_batches
-from ncollapse.probe.progress import Progress, reported
+from ncollapse.probe.progress import Progress, pairs_reported, reported
 from ncollapse.probe.request import ClassifierChoice, Request, classifier_on
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import Convention
@@ -115,8 +115,8 @@ def measure(
             their device; 0 keeps none.
         check: Prove by digests before and after that nothing changed, and name what did. Without it the version counters of
             parameters and gradients are compared, which costs nothing.
-        progress: True shows a bar on stderr. A function is called after every batch with the number of batches done and their
-            total (None if unknown).
+        progress: True shows a bar on stderr, and another one for long walks over pairs of classes. A function is called after
+            every batch with the number of batches done and their total (None if unknown).
         group: Processes of ``torch.distributed`` that share the data, such as ``torch.distributed.group.WORLD`` (which is
             None if nothing is initialized, so that one script works with and without it). Each process passes its own
             ``batches``, of any length, without samples repeated for padding. All processes get the same result to the bit, and
@@ -192,7 +192,8 @@ def measure_network(
         totals = collect(source, request, budget, classifiers, repeatable=repeatable, processes=processes)
     # Not None: without data on any process, collect has raised.
     plan = cast(TapPlan, shared_plan(taps.plan, processes))
-    return evaluate(request, totals, plan.explanation)
+    with pairs_reported(progress):
+        return evaluate(request, totals, plan.explanation)
 
 
 def evaluate(request: Request, totals: Totals, chosen: str) -> Measurement:
