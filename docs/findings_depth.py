@@ -7,6 +7,10 @@ from ncollapse.experiments import EXPERIMENTS, recorded, standings
 
 DATA = {"digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 _METRICS = ("nc1", "nc2", "nc3")
+_APART = (
+    "The interval over the settings, as if they were drawn at random, is above zero for all of these, but the settings were "
+    "chosen and are few."
+)
 _ENDS = {"undecided": "is undecided", "not testable here": "is not testable"}
 
 
@@ -37,7 +41,7 @@ def facts_of_depth(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict
         "deep_control": listed(
             [f"{_ENDS.get(state := claims[f'deep_control_{name}']['verdict'], state)} for {named[name]}" for name in _METRICS]
         ),
-        "deep_over_settings": words if around else "",
+        "deep_over_settings": words if around else _APART if apart else "",
         "fig1_rn1": verdict_on("deep:fig1-rn1"),
         "fig2_rn1": verdict_on("deep:fig2-rn1"),
         "fig1_rn2": verdict_on("deep:fig1-rn2"),
