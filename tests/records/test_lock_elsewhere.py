@@ -182,8 +182,9 @@ def umask():
 
 def test_a_thread_that_beats_ends_with_its_process(tmp_path):
     """Not even a run that is killed by an error in the middle is kept alive by it."""
+    others = threading.enumerate()
     with Lock(tmp_path):
-        assert [thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()] == [True]
+        assert [thread.daemon for thread in threading.enumerate() if thread not in others] == [True]
 
 
 def test_a_file_server_that_does_not_answer_is_asked_again(tmp_path, monkeypatch):
