@@ -92,10 +92,10 @@ def cell(claims: dict[str, Any], key: str) -> str:
 
 
 def interval(row: dict[str, Any]) -> str:
-    """Write the interval of a row; seeds that all give the same number have none."""
+    """Write the interval of a row; where the seeds of each setting all give the same number there is none."""
     if row["low"] is None:
         return "–"
-    return "equal in all seeds" if row["low"] == row["high"] else f"{row['low']:.3g} to {row['high']:.3g}"
+    return "no spread" if row["low"] == row["high"] else f"{row['low']:.3g} to {row['high']:.3g}"
 
 
 def verdicts(claims: dict[str, Any], filled: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from ncollapse.claims.ledger import _rulings
 from ncollapse.claims.pooling import Mean, row_over
 from ncollapse.claims.quantities import BY_KEY
 from ncollapse.claims.rules import RULES, Claim
-from ncollapse.report.claims_page import _over_settings, _stands
+from ncollapse.report.claims_page import _over_settings, _stands, interval_words
 
 N = RULES.least_draws
 
@@ -172,6 +172,12 @@ def test_a_setting_that_is_right_before_training_too_leaves_a_row_undecided():
     assert ruled([found[0], setting("b", [True] * N, 100, before=[False, True] * (N // 2))]).verdict == "holds"
     numbers = [setting("a", [2.0, 2.1] * 6, 0, before=1.0), setting("b", [2.0, 2.1] * 6, 100, before=3.0)]
     assert ruled(numbers).why == "no better than before training"
+
+
+def test_settings_of_different_constants_are_not_said_to_be_equal():
+    """Without spread in either setting the mean of 1 and 2 has no interval, and is the number of no seed."""
+    row = row_over([setting("a", [1.0] * N, 0), setting("b", [2.0] * N, 100)])
+    assert interval_words(row.estimate, row.is_share) == "1.5 (no spread)"
 
 
 def test_settings_that_say_nothing_are_not_counted():

@@ -126,7 +126,7 @@ QUESTIONS = (
     ),
     _question(
         "nc0",
-        "The rows of the classifier come to sum to zero (NC0) under SGD with weight decay",
+        "The rows of the classifier come nearer to a sum of zero (NC0) under SGD with weight decay",
         f"{_NC0}. Theory demands it for this training",
         "The norm of the sum of the classifier's rows, relative to that of all, falls in training",
         partial(by_seed, statistic="share of seeds in which NC0 falls in training", test=predicates.nc0_falls),

@@ -61,7 +61,7 @@ def _stands(experiment: Experiment, draws: Sequence[Draw], row: RowTest, correct
     if corrected is not None:
         state, why = judge(row, corrected)
         if state == "fails" and experiment.takes_least:
-            return "undecided", "the least of several gains is below zero by chance alone"
+            return "undecided", "the least of several gains may be below zero by chance alone"
         return state, why
     right = sum(draw.value > 0 for draw in draws)
     return "undecided", f"right in {right} of {counted(len(draws), 'seed')}; {too_few(row).partition(', ')[2]}"

@@ -1,4 +1,4 @@
-"""What an experiment is given to compute one seed with: finished runs of recipes, their networks, and their samples."""
+"""The work for one seed of an experiment: finished runs of recipes, their networks, and their samples."""
 
 from __future__ import annotations
 

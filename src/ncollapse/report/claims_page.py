@@ -187,7 +187,7 @@ def interval_words(estimate: Estimate, is_share: bool) -> str:
     if math.isnan(value):
         return "–"
     if not is_share and low == high:
-        return f"{number(value)} in each of {n}"
+        return f"{number(value)} (no spread)"
     if not is_share:
         return number(value) if math.isnan(low) else f"{number(value)} [{number(low)}, {number(high)}]"
     told = f"{round(value * n)} of {n}"
