@@ -257,6 +257,8 @@ def test_the_negative_control(deep_sweep, slope, verdict):
     found = rulings(control, deep_sweep("deep"))
     assert found["deep_control_nc1"].verdict == verdict
     assert len(found["deep_control_nc1"].evidence) == 1
+    # It is no setting in which depth is to help.
+    assert [len(rulings(folder)["deep_helps_nc1"].evidence) for folder in (control, deep_sweep("covered"))] == [0, 1]
     assert found["deep_nc1"].verdict == "holds"
 
 
