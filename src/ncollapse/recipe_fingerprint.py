@@ -15,6 +15,7 @@ YOUNGER: dict[str, Any] = {
     "model.embedding": "linear",
     "model.block_biases": True,
     "model.rounding": 0.0,
+    "model.norm_rounding": 0.0,
     "decay_over_blocks": False,
     "train.optimizer": "sgd",
     "train.iterations": 20,

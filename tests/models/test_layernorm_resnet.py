@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ncollapse.models import LayerNormResNet, LayerNormResNetConfig, build_model
+from ncollapse.models import LayerNormResNet, LayerNormResNetConfig, Transformer, TransformerConfig, build_model
 from ncollapse.models.sphere_norm import SphereNorm
 from ncollapse.probe import collect_features
 from ncollapse.surrogates.gufm import layer_norm
@@ -143,3 +143,26 @@ def test_a_rounded_relu_equals_the_relu_away_from_its_kink(linear_layers: int) -
     assert rounded.state_dict().keys() == plain.state_dict().keys()
     with pytest.raises(ValueError, match=r"model\.rounding must be 0 or more and finite, got nan"):
         LayerNormResNetConfig(rounding=math.nan)
+
+
+@pytest.mark.parametrize(("scale", "radius"), [("unit", 1.0), ("sqrt_d", math.sqrt(5))])
+def test_a_rounded_normalization_is_smooth_at_zero_and_ends_inside_of_the_sphere(scale: str, radius: float) -> None:
+    width, raw = 0.25, samples(7, 5)
+    norm = SphereNorm(scale, rounding=width)
+    centered = raw - raw.mean(dim=1, keepdim=True)
+    expected = radius * centered / (centered.square().sum(dim=1, keepdim=True) + (radius * width) ** 2).sqrt()
+    assert torch.allclose(norm(raw), expected, rtol=0, atol=1e-12)
+    # Its Jacobian at 0 is that of the sum over the width: 1/w times the projection off the mean.
+    at_zero = torch.autograd.functional.jacobian(norm, torch.zeros(5, dtype=torch.float64))
+    assert torch.allclose(at_zero, (torch.eye(5) - 1 / 5).double() / width, atol=1e-12)
+    assert torch.allclose(SphereNorm(scale, rounding=1e-9)(raw), SphereNorm(scale)(raw), rtol=0, atol=1e-12)
+
+
+def test_every_normalization_of_a_network_is_rounded() -> None:
+    for model in (
+        LayerNormResNet(LayerNormResNetConfig(width=4, num_blocks=2, norm_rounding=0.1), 4, 2, 0),
+        Transformer(TransformerConfig(width=4, num_blocks=2, norm_rounding=0.1, pool="mean"), (1, 4, 4), 2, 0),
+    ):
+        assert {part.rounding for part in model.modules() if isinstance(part, SphereNorm)} == {0.1}
+    with pytest.raises(ValueError, match=r"model.norm_rounding must be 0 or more and finite, got -1"):
+        TransformerConfig(norm_rounding=-1)

@@ -231,6 +231,11 @@ def test_the_floor_that_knows_the_depth(tmp_path):
         ("deep_rn1_small", ["train.decay=all", "model.norm_scale=sqrt_d"], ["no trained stem"]),
         ("deep_rn1_small", ["model.block_biases=false"], ["no trained stem"]),
         ("deep_rn1_small", ["model.block_biases=false", "model.rounding=0.01"], ["a ReLU that is not rounded"]),
+        (
+            "deep_rn1_small",
+            ["model.block_biases=false", "model.norm_rounding=0.1"],
+            ["a normalization that is not rounded"],
+        ),
     ],
 )
 def test_hypotheses_of_the_floor_that_knows_the_depth(name, settings, unmet):

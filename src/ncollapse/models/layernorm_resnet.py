@@ -60,9 +60,12 @@ class LayerNormResNet(nn.Module):
                 f"Set model.width={self.input_dim}, or model.embedding=linear."
             )
         embedding = [linear_layer(self.input_dim, width, generator)] if config.embedding == "linear" else []
-        self.stem = nn.Sequential(*embedding, SphereNorm(config.norm_scale))
+        self.stem = nn.Sequential(*embedding, SphereNorm(config.norm_scale, config.norm_rounding))
         self.blocks = nn.Sequential(
-            *(LayerNormBlock(_branch(config, generator), SphereNorm(config.norm_scale)) for _ in range(config.num_blocks))
+            *(
+                LayerNormBlock(_branch(config, generator), SphereNorm(config.norm_scale, config.norm_rounding))
+                for _ in range(config.num_blocks)
+            )
         )
         self.head = linear_layer(width, self.num_classes, generator)
 

@@ -36,7 +36,7 @@ class TransformerBlock(nn.Module):
     def __init__(self, config: TransformerConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.post = config.norm == "post"
-        self.attention, self.norm = Attention(config, generator), SphereNorm(config.norm_scale)
+        self.attention, self.norm = Attention(config, generator), SphereNorm(config.norm_scale, config.norm_rounding)
         linears = [linear_layer(config.width, config.width, generator) for _ in range(config.mlp_layers)]
         self.mlp = nn.Sequential(linears[0], relu(config.rounding), *linears[1:])
         # The last linear layer of either branch: value and output are registered in the order of application.
@@ -102,10 +102,10 @@ class Transformer(nn.Module):
     def _build(self, generator: torch.Generator, vocabulary: int | None) -> None:
         config, width = self.config, self.config.width
         self.embedding = self._embedding(generator, vocabulary)
-        self.start = SphereNorm(config.norm_scale) if config.norm == "post" else nn.Identity()
+        self.start = SphereNorm(config.norm_scale, config.norm_rounding) if config.norm == "post" else nn.Identity()
         self.blocks = nn.ModuleList(TransformerBlock(config, generator) for _ in range(config.num_blocks))
         self.reads = nn.ModuleList(ReadOut(config.pool) for _ in range(config.num_blocks + 1))
-        self.norm = SphereNorm(config.norm_scale) if "norm" in self.collapse_stages else nn.Identity()
+        self.norm = SphereNorm(config.norm_scale, config.norm_rounding) if "norm" in self.collapse_stages else nn.Identity()
         self.head = linear_layer(width, self.num_classes, generator)
 
     def _embedding(self, generator: torch.Generator, vocabulary: int | None) -> PatchEmbedding | PatchMasks | TokenEmbedding:

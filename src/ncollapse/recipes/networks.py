@@ -155,6 +155,9 @@ class LayerNormResNetConfig:
         block_biases: Whether the linear layers of the blocks have biases.
         rounding: The kink of the ReLU is rounded off within this distance of 0. Descent on a ReLU network ends on kinks, where
             the gradient does not vanish (docs/claims.md, Stationary runs); with a rounded one it does.
+        norm_rounding: The normalization is rounded off within this distance of 0, in units of its radius. Descent can lead a
+            sample through 0 in front of a normalization, where there is no gradient. Features are inside of the sphere then,
+            by half of the square of this number for a vector of the radius' norm.
     """
 
     kind: Literal["layernorm_resnet"] = "layernorm_resnet"
@@ -166,6 +169,7 @@ class LayerNormResNetConfig:
     embedding: Embedding = "linear"
     block_biases: bool = True
     rounding: float = 0.0
+    norm_rounding: float = 0.0
 
     def __post_init__(self) -> None:
         check_choices("model", self)
@@ -174,7 +178,8 @@ class LayerNormResNetConfig:
         _check_one_or_two("linear_layers", self.linear_layers)
         _check_size(self.num_blocks, self.linear_layers * self.width**2)
         _check_branch_scale(self.branch_scale)
-        _check_rounding(self.rounding)
+        _check_rounding("rounding", self.rounding, "the ReLU")
+        _check_rounding("norm_rounding", self.norm_rounding, "the normalization")
 
     @property
     def feature_norm_squared(self) -> int:
@@ -210,6 +215,7 @@ class TransformerConfig:
             makes each token the image with all pixels but those of its patch at 0: the width must be the number of pixels,
             and the mean of the tokens must be read out.
         rounding: As in ``LayerNormResNetConfig``.
+        norm_rounding: As in ``LayerNormResNetConfig``.
     """
 
     kind: Literal["transformer"] = "transformer"
@@ -224,6 +230,7 @@ class TransformerConfig:
     branch_scale: float = 1.0
     embedding: Embedding = "linear"
     rounding: float = 0.0
+    norm_rounding: float = 0.0
 
     def __post_init__(self) -> None:
         check_choices("model", self)
@@ -234,7 +241,8 @@ class TransformerConfig:
         _check_one_or_two("mlp_layers", self.mlp_layers)
         if self.embedding == "none" and self.pool == "cls":
             raise ValueError("model.embedding=none has no class token to read out, got model.pool=cls. Set model.pool=mean.")
-        _check_rounding(self.rounding)
+        _check_rounding("rounding", self.rounding, "the ReLU")
+        _check_rounding("norm_rounding", self.norm_rounding, "the normalization")
         _check_size(self.num_blocks, (1 + self.attention_layers + self.mlp_layers) * self.width**2)
         _check_branch_scale(self.branch_scale)
 
@@ -262,9 +270,9 @@ def _check_branch_scale(scale: float) -> None:
         raise ValueError(f"model.branch_scale must be 0 or more and finite, got {scale}. Use 1 for the default scale.")
 
 
-def _check_rounding(rounding: float) -> None:
-    if not 0 <= rounding < math.inf:
-        raise ValueError(f"model.rounding must be 0 or more and finite, got {rounding}. Use 0 for the ReLU itself.")
+def _check_rounding(field: str, width: float, what: str) -> None:
+    if not 0 <= width < math.inf:
+        raise ValueError(f"model.{field} must be 0 or more and finite, got {width}. Use 0 for {what} itself.")
 
 
 def _check_one_or_two(field: str, layers: int) -> None:

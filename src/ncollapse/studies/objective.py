@@ -97,6 +97,8 @@ def _with_depth(
         unmet.append("a block")
     if model.rounding:
         unmet.append("a ReLU that is not rounded")
+    if model.norm_rounding:
+        unmet.append("a normalization that is not rounded")
     if model.block_biases and train.decay != "all":
         unmet.append("no biases in the blocks, or decayed ones")
     # A constant sample has no direction, and a normalization makes it zero.
