@@ -39,6 +39,9 @@ _DTYPES = (
 )
 _MOST_DIMS = 6
 _HEADER = 2 + _MOST_DIMS
+# An exchange takes its time however little it carries. Texts of so many bytes need one, and so do small tensors together.
+_SHORT = 248
+_SMALL = 1 << 15
 _SAME_TYPES: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError, "OSError": OSError}
 
 
@@ -117,14 +120,19 @@ class Processes:
         """Gather a text from every process."""
         if self.group is None:
             return [text]
-        data = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)
-        lengths = self.gather_numbers([len(data)]).flatten().long().tolist()
-        padded = torch.zeros(max(lengths), dtype=torch.uint8, device=self._device)
-        padded[: len(data)] = data.to(self._device)
-        received = [torch.empty_like(padded) for _ in range(self.size)]
+        data = text.encode()
+        found = self._gather_bytes(len(data).to_bytes(8, "little") + data[:_SHORT], 8 + _SHORT)
+        lengths = [int.from_bytes(part[:8], "little") for part in found]
+        parts = [part[8:] for part in found] if max(lengths) <= _SHORT else self._gather_bytes(data, max(lengths))
+        return [part[:length].decode() for part, length in zip(parts, lengths, strict=True)]
+
+    def _gather_bytes(self, data: bytes, length: int) -> list[bytes]:
+        """Gather bytes from every process, filled up to one length."""
+        own = torch.frombuffer(bytearray(data.ljust(length, b"\0")), dtype=torch.uint8).to(self._device)
+        received = [torch.empty_like(own) for _ in range(self.size)]
         with self._exchange():
-            dist.all_gather(received, padded, group=self.group)
-        return [bytes(part[: length - 1].tolist()).decode() for part, length in zip(received, lengths, strict=True)]
+            dist.all_gather(received, own, group=self.group)
+        return [bytes(part.tolist()) for part in received]
 
     def gather_numbers(self, values: Sequence[float]) -> Tensor:
         """Gather numbers from every process, one row each."""
@@ -197,17 +205,19 @@ class Processes:
         header = torch.tensor([_announce(tensor) for tensor in own], dtype=torch.int64)
         header = self._move(header.to(self._device), source, target).cpu()
         found: list[Tensor | None] = []
-        for tensor, row in zip(own, header.tolist(), strict=True):
-            if row[0] == 0:
-                found.append(None)
-                continue
-            given = torch.empty(row[2 : 2 + row[1]], dtype=_DTYPES[row[0] - 1]) if tensor is None else tensor.detach()
-            given = given.to(self._device).contiguous()
-            if given.numel():
-                # Sent as bytes, since the backends do not support all types.
-                self._move(given.flatten().view(torch.uint8), source, target)
-            found.append(given.cpu())
-        rebuilt: Value = from_tensors(kind, iter(found))
+        for tensor, (dtype, ndim, *shape) in zip(own, header.tolist(), strict=True):
+            given = torch.empty(shape[:ndim], dtype=_DTYPES[dtype - 1]) if tensor is None else tensor.detach()
+            found.append(given.to(self._device).contiguous() if dtype else None)
+        # Sent as bytes, since the backends do not support all types.
+        parts = [tensor.flatten().view(torch.uint8) for tensor in found if tensor is not None and tensor.numel()]
+        small = [part for part in parts if len(part) <= _SMALL]
+        for part in filter(lambda part: len(part) > _SMALL, parts):
+            self._move(part, source, target)
+        if small:
+            arrived = self._move(torch.cat(small), source, target).split([len(part) for part in small])
+            for part, piece in () if sending else zip(small, arrived, strict=True):
+                part.copy_(piece)
+        rebuilt: Value = from_tensors(kind, (None if tensor is None else tensor.cpu() for tensor in found))
         return rebuilt
 
     def _move(self, tensor: Tensor, source: int, target: int | None) -> Tensor:
