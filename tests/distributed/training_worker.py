@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -21,7 +22,7 @@ from ncollapse.train import TrainConfig, TrainingDiverged, TrainingStopped, make
 VECTORS = gaussian_mixture(num_classes=3, dim=16, per_class=15, seed=1)
 VECTORS = replace(VECTORS, inputs=VECTORS.inputs.double())
 IMAGES = replace(VECTORS, image_shape=(1, 4, 4))
-CONFIG = TrainConfig(epochs=3, batch_size=12, learning_rate=0.2)
+CONFIG = TrainConfig(epochs=2, batch_size=12, learning_rate=0.2)
 # When one process asks for the end: of two epochs of four batches, asked before each epoch and after each batch.
 STOPS = (1, 2, 5, 6, 9)
 RECIPE = override(
@@ -32,8 +33,8 @@ RECIPE = override(
 )  # fmt: skip
 
 
-def fc(**changed):
-    return FCResNet(FCResNetConfig(width=6, num_blocks=2, **changed), input_dim=16, num_classes=3, seed=0).double()
+def fc(num_blocks=2, **changed):
+    return FCResNet(FCResNetConfig(width=6, num_blocks=num_blocks, **changed), input_dim=16, num_classes=3, seed=0).double()
 
 
 def conv():
@@ -86,8 +87,8 @@ def runs(folder, group):
 
 def stopping(group):
     """One process alone is asked to stop; resumed, all end with the bits of an uninterrupted run."""
-    make, data, config = CASES["normalized"]
-    config = replace(config, epochs=2)
+    _, data, config = CASES["normalized"]
+    make = partial(fc, num_blocks=1)
     expected, found = make(), []
     records = list(train(expected, data, config, seed=4, group=group))
     for number in STOPS:

@@ -639,7 +639,7 @@ def test_a_run_is_measured_again_with_other_layers_and_batch_sizes(finished, mon
 
 def test_threads_are_restored(tmp_path):
     before = torch.get_num_threads()
-    run_recipe(small("threads=2", "train.epochs=1", "measure.epochs=[0]"), tmp_path / "run")
+    run_recipe(small("threads=2", "train.epochs=1", "measure.epochs=[0]", *THIN), tmp_path / "run")
     assert torch.get_num_threads() == before
 
 
