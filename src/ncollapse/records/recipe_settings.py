@@ -35,13 +35,15 @@ def setting_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def settings_in_words(run: Run) -> dict[str, str]:
+def settings_in_words(run: Run) -> Mapping[str, str]:
     """Return all settings of a run by dotted name, also those that its recipe is too old to say; none without a recipe."""
-    if not run.recipe_entries:
-        return {}
-    # The recipe of somebody else's training may mean anything by what it does not say.
-    younger = {} if run.is_recorded else {name: setting_text(value) for name, value in YOUNGER.items()}
-    return younger | dict(flatten_settings(run.recipe_entries))
+    # Kept with the run, as its cached properties are: every row of every claim asks for the settings of all runs.
+    kept: dict[str, Mapping[str, str]] = vars(run)
+    if "_settings_in_words" not in kept:
+        # The recipe of somebody else's training may mean anything by what it does not say.
+        younger = {} if run.is_recorded else {name: setting_text(value) for name, value in YOUNGER.items()}
+        kept["_settings_in_words"] = younger | dict(flatten_settings(run.recipe_entries)) if run.recipe_entries else {}
+    return kept["_settings_in_words"]
 
 
 def differing_settings(runs: Sequence[Run]) -> list[list[tuple[str, str]]]:
