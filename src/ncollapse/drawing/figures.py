@@ -212,8 +212,8 @@ def save_figures(run: Run, position: str = "projection") -> list[Path]:
             file = run.path / FIGURES / f"{name}.{kind}"
             write_whole(file, render(figure, kind))
             written.append(file)
-            # The layout found for the first file serves the second; finding it is a third of the work.
-            figure.set_layout_engine("none")
+            # The layout found for the first file serves the second; with one to find, the figure is drawn twice.
+            figure.set_layout_engine(None)
     return written
 
 

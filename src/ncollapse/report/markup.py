@@ -16,6 +16,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ncollapse.drawing import style
 from ncollapse.drawing.figures import render, slim_svg
@@ -95,14 +96,14 @@ def panel_svgs(drawings: Sequence[PanelDrawing], *, width: float) -> list[str]:
 
 def _laid_out(draw: Callable[[Axes], None], width: float) -> Figure:
     """Draw a panel and find the room that its labels need."""
-    figure = Figure(figsize=(width, 2.55), layout="constrained", facecolor="none")
+    figure = Figure(figsize=(width, 2.55), facecolor="none")
     axes = figure.subplots()
     axes.set_facecolor("none")
     draw(axes)
     # The page says what the axis means in the caption, in type that does not shrink with the drawing.
     axes.set_ylabel("")
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    # Not the figure's own: with one, even an empty one, it is drawn two times more.
+    ConstrainedLayoutEngine().execute(figure)
     return figure
 
 
