@@ -44,6 +44,7 @@ SHARING = {
     ),
     "fresh interpreters": (
         *("test_pages.py", "test_examples.py", "test_layers.py", "test_surface.py", "test_catalog.py", "test_progress.py"),
+        "test_distributions.py",
     ),
     "a browser": ("test_browser.py", "test_kgon_browser.py", "test_layers_browser.py"),
 }

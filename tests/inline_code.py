@@ -133,6 +133,12 @@ def words() -> set[str]:
 
 
 @cache
+def recipes() -> list[Any]:
+    """All recipes, made."""
+    return [make() for make in RECIPES.values()]
+
+
+@cache
 def source() -> str:
     """All of the library's code."""
     return "".join(path.read_text() for path in SOURCE.rglob("*.py"))
@@ -166,13 +172,13 @@ def is_command(text: str) -> bool:
 def is_setting(text: str) -> bool:
     """Whether a recipe has this field and takes each of these values."""
     field, equals, values = text.partition("=")
-    for make in RECIPES.values():
-        value = make()
+    for recipe in recipes():
+        value = recipe
         for name in field.split("."):
             value = getattr(value, name, public)
         if value is not public:
             for word in values.split(",") if equals else ():
-                override(make(), [f"{field}={word}"])
+                override(recipe, [f"{field}={word}"])
             return True
     return False
 
@@ -225,7 +231,7 @@ def is_word(text: str) -> bool:
     name, equals, _ = text.partition("=")
     if name + equals in words() or text in classes():
         return True
-    return not equals and bool({text, text.split(".")[-1]} & {*public(), *callbacks()})
+    return not equals and any(name in public() or name in callbacks() for name in (text, text.split(".")[-1]))
 
 
 def is_target(text: str) -> bool:
