@@ -105,6 +105,8 @@ def test_arrows_point_down():
         ("import ncollapse.data.locations", {"torch", "sklearn"}),
         ("from ncollapse.cli import main; main(['recipes'])", {"torch", "numpy"}),
         ("from ncollapse.cli import main; main(['doctor'])", {"torch", "sklearn", "matplotlib"}),
+        # Runs and pages, which need the floor of a surrogate model and no filters of signals and images.
+        ("import ncollapse.studies, ncollapse.report", {"scipy.signal", "scipy.ndimage", "scipy.stats"}),
         # The measuring core runs where only torch, numpy and scipy are installed.
         (
             "import ncollapse.probe, ncollapse.depth, ncollapse.integrations",

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter, rotate
 
 from ncollapse.data.labeled import LabeledData
 from ncollapse.data.seeding import Stream, stream_generator
@@ -57,6 +56,9 @@ def geo_mnist(per_class: int = 480, *, seed: int = 0, split: Literal["train", "t
 def _draw(shape: int, jitter: float, angle: float, width: float) -> np.ndarray:
     rows, columns = np.mgrid[:_SIDE, :_SIDE].astype(float)
     inside = (_ellipse, _rectangle, _triangle)[shape](rows, columns, jitter)
+    # Imported here: it takes a seventh of a second, and most data sets need none of it.
+    from scipy.ndimage import gaussian_filter, rotate
+
     turned = rotate(inside.astype(float), angle, reshape=False, order=1)
     return np.clip(gaussian_filter(turned, width), 0, 1)
 

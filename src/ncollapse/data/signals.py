@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from ncollapse.data.labeled import LabeledData
 
@@ -70,6 +69,9 @@ def _signal(curve: NDArray[np.float64], random: np.random.RandomState) -> NDArra
     signal = _stretched(np.concatenate([curve + 1e-8, np.zeros(padding)]), len(curve) + _MOST_PADDING)
     signal *= 1 + 0.4 * (random.rand() - 0.5)
     signal = np.roll(signal, random.choice(_SHIFTS))
+    # Imported here: it takes a seventh of a second, and most data sets need none of it.
+    from scipy.ndimage import gaussian_filter1d
+
     background = gaussian_filter1d(0.25 * random.randn(len(signal)), 2)
     signal = np.where(signal != 0, signal, background) + 0.02 * random.randn(len(signal))
     signal -= 0.75 * (random.rand() - 0.5) * np.linspace(-0.5, 0.5, len(signal))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from scipy.signal import savgol_filter
 from torch import Tensor
 
 
@@ -74,6 +73,9 @@ def smooth_rate(integral: Tensor, spacing: float = 1.0, *, window: int = 151, or
             f"smooth_rate needs an odd window above {order} and up to {len(integral)} entries, got {window}. Pass such a "
             "window."
         )
+    # Its package takes a third of a second to import, which every run and page would pay.
+    from scipy.signal import savgol_filter
+
     return torch.from_numpy(savgol_filter(integral.numpy(), window, order, deriv=1, delta=spacing))
 
 
