@@ -40,22 +40,49 @@ class Team(Processes):
             gradient.copy_(part.view_as(gradient))
         return bool(stops)
 
+    def gather(self, own: Tensor) -> Tensor:
+        """Gather a tensor from every process, one row each: a sum with zeros."""
+        rows = own.new_zeros(self.size, *own.shape)
+        self.share(rows).copy_(own)
+        return self.sum(rows)
+
     def agree(self, stopping: bool) -> bool:
         """Whether one of the processes is stopping."""
         return bool(self.gather_numbers([stopping]).any())
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over all processes; a gradient by it is the sum of what each process has for it."""
+class _Normalized(torch.autograd.Function):
+    """Each channel less its mean over its deviation, over the samples of all processes: one exchange each way."""
 
     @staticmethod
-    def forward(context: Any, own: Tensor, team: Team) -> Tensor:
+    def forward(context: Any, own: Tensor, eps: float, team: Team) -> tuple[Tensor, Tensor, Tensor]:
+        axes, shape = _over_channels(own)
+        count = own.new_tensor([own.numel() / own.shape[1]])
+        center = own.sum(axes) / count.clamp(min=1)
+        parts = team.gather(torch.cat([center, (own - center.view(shape)).square().sum(axes), count]))
+        centers, squares, counts = parts.split([len(center), len(center), 1], dim=1)
+        total = counts.sum()
+        mean = (counts * centers).sum(0) / total
+        square = (squares + counts * (centers - mean).square()).sum(0)
+        scale = (square / total + eps).rsqrt().view(shape)
+        normalized = (own - mean.view(shape)) * scale
+        context.save_for_backward(normalized, scale, total)
         context.team = team
-        return team.sum(own.clone())
+        context.mark_non_differentiable(mean, variance := square / (total - 1))
+        return normalized, mean, variance
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return context.team.sum(gradients[0].clone()), None
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        normalized, scale, total = context.saved_tensors
+        axes, shape = _over_channels(normalized)
+        sums = torch.stack([gradients[0].sum(axes), (gradients[0] * normalized).sum(axes)])
+        mean, slope = (context.team.sum(sums) / total).unbind()
+        return scale * (gradients[0] - mean.view(shape) - normalized * slope.view(shape)), None, None
+
+
+def _over_channels(values: Tensor) -> tuple[list[int], tuple[int, ...]]:
+    """Return the axes of samples and positions, and the shape in which a vector of channels meets the values."""
+    return [0, *range(2, values.ndim)], (1, -1, *[1] * (values.ndim - 2))
 
 
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -76,17 +103,13 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Normalize each channel."""
         if not self.training:
             return super().forward(input)
-        axes, shape = [0, *range(2, input.ndim)], (1, -1, *[1] * (input.ndim - 2))
         # Not in bfloat16, in which products may come.
         values = input.to(self.weight.dtype)
-        count = values.new_tensor([input.numel() / input.shape[1]])
-        total = cast(Tensor, _Sum.apply(torch.cat([values.sum(axes), count]), self.team))  # type: ignore[no-untyped-call]
-        num_values, mean = total[-1].detach(), total[:-1] / total[-1].detach()
-        centered = values - mean.view(shape)
-        squares = cast(Tensor, _Sum.apply(centered.square().sum(axes), self.team))  # type: ignore[no-untyped-call]
-        self._keep(mean.detach(), squares.detach() / (num_values - 1))
-        scale = (squares / num_values + self.eps).rsqrt()
-        return (centered * (scale * self.weight).view(shape) + self.bias.view(shape)).to(input.dtype)
+        applied = _Normalized.apply(values, self.eps, self.team)  # type: ignore[no-untyped-call]
+        normalized, mean, variance = cast(tuple[Tensor, Tensor, Tensor], applied)
+        self._keep(mean, variance)
+        _, shape = _over_channels(values)
+        return (normalized * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
 
     def _keep(self, mean: Tensor, variance: Tensor) -> None:
         momentum = cast(float, self.momentum)
