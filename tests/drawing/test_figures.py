@@ -190,7 +190,8 @@ def test_saved_figures_are_whole_equal_and_without_date(make_run):
     names = [f"{name}.{kind}" for name in ("pfc_over_epochs", "pfc_over_depth", "nc_last_layer") for kind in ("png", "svg")]
     assert [file.relative_to(run_dir).as_posix() for file in written] == [f"figures/{name}" for name in names]
     first = {file: file.read_bytes() for file in written}
-    with mpl.rc_context({"axes.facecolor": "red", "font.size": 30, "svg.hashsalt": None, "svg.fonttype": "none"}):
+    other = {"axes.facecolor": "red", "font.size": 30, "svg.hashsalt": None, "svg.fonttype": "none", "figure.autolayout": True}
+    with mpl.rc_context(other):
         before = dict(mpl.rcParams)
         save_figures(run)
         assert dict(mpl.rcParams) == before

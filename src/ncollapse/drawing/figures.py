@@ -213,7 +213,8 @@ def save_figures(run: Run, position: str = "projection") -> list[Path]:
             write_whole(file, render(figure, kind))
             written.append(file)
             # The layout found for the first file serves the second; with one to find, the figure is drawn twice.
-            figure.set_layout_engine(None)
+            with style.house_style():
+                figure.set_layout_engine(None)
     return written
 
 
