@@ -261,15 +261,18 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
 
 
 def _digest(value: Any) -> Any:
+    # First what most attributes of a module are: a flag, nothing, or a container of hooks.
+    if value is None or isinstance(value, bool):
+        return id(value)
     if isinstance(value, Tensor):
         return id(value), _content(value)
     if _is_note(value):
         return _NOTE
-    if (state := _state_of(value)) is not None:
-        return id(value), _content(state) if isinstance(state, Tensor) else pickle.dumps(state)
     if type(value) in _CONTAINERS or type(value) is tuple:
         items = [part for item in value.items() for part in item] if isinstance(value, dict) else list(value)
         return id(value) if type(value) is not tuple else 0, [_digest(item) for item in items]
+    if (state := _state_of(value)) is not None:
+        return id(value), _content(state) if isinstance(state, Tensor) else pickle.dumps(state)
     return id(value)
 
 
