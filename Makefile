@@ -135,7 +135,8 @@ clean:
 # Nothing is compiled here: of 12,000 files tests import 3,600, and the first start compiles those.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@if [ "$(INSTALLER)" = uv ] && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; then \
+	@if [ "$(INSTALLER)" = uv ] && \
+	    { $(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }; then \
 	  echo "installing with uv"; \
 	  $(BIN)/python -m uv pip install --quiet --python $(BIN)/python $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) \
 	    $(CONSTRAINTS) -e ".[$(EXTRAS)]"; \
