@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from ncollapse.claims.quantities import BY_KEY
 from ncollapse.experiments.experiment import Experiment, Found, Panel, Point
 from ncollapse.experiments.work import Work, recipe_of
+from ncollapse.recipes.data import DataName
 from ncollapse.records.reading import Run
 from ncollapse.studies.objective import relative_gradient
 from ncollapse.surrogates import GUFM, balanced
@@ -19,8 +21,9 @@ from ncollapse.surrogates.gufm import layer_norm
 from ncollapse.surrogates.solving.flows import descend
 
 _METRICS = {"pfc1": "NC1", "nc2_etf_weights": "NC2", "nc3_cosine": "NC3"}
-_APPROACH = {"excess": "Objective above its floor", "distance": "Distance from the minimizers"}
+_APPROACH = {"excess": "excess of the objective over GUFM's minimum", "distance": "distance from GUFM's minimizers"}
 _PAPER_DEPTHS = (1, 2, 4, 8, 16, 32)
+_NEAR = Panel("Distance from the minimizers", "objective minus minimum", log_x=True)
 _GRADIENT = Panel("Relative gradient of the objective", "blocks L")
 # Descent to a stationary point: L-BFGS on all samples, the ReLU's kink rounded off.
 _ROUNDED = (
@@ -48,51 +51,22 @@ class _Sweep:
             self.control[depth] = work.run(recipe, *settings, "model.num_blocks=1", decay)
         self.arms = {_NETWORKS: self.deep} | ({_CONTROL: self.control} if falling else {})
 
-    def gains(self, runs: dict[int, Run], metrics: Iterable[str]) -> list[float]:
-        """Return for each metric by how many decades runs of L > 1 are below the network of one block, on average."""
-        read = [BY_KEY[key].read for key in metrics]
-        values = [[one(self.deep[1]), *(one(runs[L]) for L in runs if L > 1)] for one in read]
-        known = [[value for value in row if value is not None and value > 0] for row in values]
-        return [mean_decades(row) if len(row) == len(runs) else math.nan for row in known]
+    def gain(self, runs: dict[int, Run], metric: str) -> float | None:
+        """Return by how many decades runs of L > 1 are below the network of one block, on average; None if one is not there."""
+        read = BY_KEY[metric].read
+        values = [read(self.deep[1]), *(read(run) for depth, run in runs.items() if depth > 1)]
+        known = [value for value in values if value is not None and value > 0]
+        return mean_decades(known) if len(known) == len(values) else None
 
-    def points(self, metrics: dict[str, str]) -> tuple[Point, ...]:
+    def points(self, metric: str, title: str) -> tuple[Point, ...]:
         """Return the values of all runs."""
-        return tuple(
-            Point(title, name, depth, BY_KEY[key].read(run))
-            for key, title in metrics.items()
-            for name, arm in self.arms.items()
-            for depth, run in arm.items()
-        )
+        read = BY_KEY[metric].read
+        return tuple(Point(title, name, depth, read(run)) for name, arm in self.arms.items() for depth, run in arm.items())
 
 
 def mean_decades(values: Sequence[float]) -> float:
     """Return by how many decades numbers are below the first of them, on average."""
     return statistics.fmean(math.log10(values[0] / value) for value in values[1:])
-
-
-def _least(gains: Sequence[float]) -> float | None:
-    return None if any(map(math.isnan, gains)) else min(gains)
-
-
-def _tightens(
-    work: Work,
-    recipe: str,
-    settings: Sequence[str] = (),
-    depths: Sequence[int] = (1, 2, 4, 8),
-    falling: bool = False,
-    metrics: dict[str, str] | None = None,
-) -> Found:
-    """Test whether all metrics are lower in deeper networks than in the control: one block with the same λ and steps."""
-    metrics = _METRICS if metrics is None else metrics
-    sweep = _Sweep(work, recipe, settings, depths, falling)
-    # Where λ is one for all depths, the control is the first of the networks, and gains nothing.
-    deep, control = (_least(sweep.gains(runs, metrics)) for runs in (sweep.deep, sweep.control))
-    return Found(None if deep is None or control is None else deep - control, sweep.points(metrics))
-
-
-def _does_not_tighten(work: Work, recipe: str, settings: Sequence[str], depths: Sequence[int] = (1, 2, 4, 8)) -> Found:
-    sweep = _Sweep(work, recipe, settings, depths, falling=False)
-    return Found(_least([-gain for gain in sweep.gains(sweep.deep, _METRICS)]), sweep.points(_METRICS))
 
 
 def _is_floor(work: Work, depths: Sequence[int] = (1, 2, 4, 8)) -> Found:
@@ -140,100 +114,145 @@ def _near_minimizers(work: Work) -> Found:
         for variables, value in list(zip(path.path, path.history, strict=True))[::-10]:
             distance, gap = model.distance(variables["weight"], layer_norm(variables["raw"])), value - model.minimum
             right &= distance <= 3 * math.sqrt(gap)
-            points.append(Point(_APPROACH["distance"], f"descent {number + 1}", gap, distance))
+            points.append(Point(_NEAR.title, f"descent {number + 1}", gap, distance))
         right &= path.gap < 1e-3
     return Found(right, tuple(points))
 
 
-def _tested(what: str, depths: str, *, falling: bool = False) -> str:
-    control = ", minus the least such gain of one block with the λ of each L, so that a smaller λ is no gain" if falling else ""
-    return (
-        f"Decades by which networks of L > 1 are below that of one block, on average, in whichever of the metrics gains least"
-        f"{control}; {what}, L = {depths}. {_IN_STEPS}"
-    )
+@dataclass(frozen=True)
+class _Row:
+    """A row of a figure, in which each metric is a statement of its own."""
+
+    name: str
+    item: str
+    title: str
+    what: str
+    recipe: str
+    settings: Sequence[str] = ()
+    depths: Sequence[int] = (1, 2, 4, 8)
+    falling: bool = False
+    sign: int = 1
+    metrics: dict[str, str] = field(default_factory=lambda: _METRICS)
+    says: str = "{metric} of the last layer falls as the number of blocks L grows."
+    seeds: int = 3
+    needs: tuple[DataName, ...] = ()
+
+    def measure(self, work: Work, key: str, panel: Panel) -> Found:
+        """Train the networks of a seed, and compare deeper ones with the control: one block with the same λ and steps."""
+        sweep = _Sweep(work, self.recipe, self.settings, self.depths, self.falling)
+        # Where λ is one for all depths, the control is the first of the networks, and gains nothing.
+        deep, control = (sweep.gain(runs, key) for runs in (sweep.deep, sweep.control))
+        value = None if deep is None or control is None else self.sign * (deep - control)
+        return Found(value, sweep.points(key, panel.title))
+
+    def experiment(self, key: str, metric: str) -> Experiment:
+        """Return the experiment about a metric; those of a row share their runs."""
+        minus = "Decades" if self.sign > 0 else "Minus the decades"
+        control = ", minus those of one block with the λ of each L, so that a smaller λ is no gain" if self.falling else ""
+        panel = Panel(metric[0].upper() + metric[1:], "blocks L", log_x=True)
+        return Experiment(
+            f"{self.name}-{metric.split()[0].lower()}",
+            f"{self.item}, {metric}",
+            f"{self.title}, after equal steps",
+            self.says.format(metric=metric),
+            f"{minus} by which networks of L > 1 are below that of one block in {metric}, on average{control}; {self.what}, "
+            f"L = {', '.join(map(str, self.depths))}. {_IN_STEPS}",
+            partial(self.measure, key=key, panel=panel),
+            (panel,),
+            seeds=self.seeds,
+            needs=self.needs,
+            has_paper_size=True,
+        )
 
 
 _IN_STEPS = (
     "All networks take equal steps, which need not have led to an optimum: the row is about training in these steps, not about "
     "optima."
 )
-_panels = tuple(Panel(title, "blocks L", log_x=True) for title in _METRICS.values())
-_falls = partial(
-    Experiment,
-    says="NC1, NC2 and NC3 of the last layer fall as the number of blocks L grows.",
-    panels=_panels,
-    takes_least=True,
-)
 _SHORT, _MNIST = ("train.epochs=1000", "measure.epochs=0,500"), ("data.name=mnist",)
-
-DEEP_EXPERIMENTS = (
-    _falls(
-        name="deep:fig1-rn1",
-        item="Figure 1, first row",
-        title="L-RN1: one linear layer per block, after equal steps",
-        tested=_tested("200 digits in place of CIFAR-10", "1, 2, 4, 8"),
-        measure=partial(_tightens, recipe="deep_rn1_small"),
+_ROWS = (
+    _Row(
+        "deep:fig1-rn1",
+        "Figure 1, first row",
+        "L-RN1: one linear layer per block",
+        "200 digits in place of CIFAR-10",
+        "deep_rn1_small",
         seeds=6,
-        has_paper_size=True,
     ),
-    _falls(
-        name="deep:fig1-t11",
-        item="Figure 1, second row",
-        title="L-T11: a transformer with one linear layer per part, after equal steps",
-        tested=_tested("200 digits in place of CIFAR-10", "1, 2, 4"),
-        measure=partial(_tightens, recipe="deep_t11_small", settings=_SHORT, depths=(1, 2, 4)),
-        has_paper_size=True,
+    _Row(
+        "deep:fig1-t11",
+        "Figure 1, second row",
+        "L-T11: a transformer with one linear layer per part",
+        "200 digits in place of CIFAR-10",
+        "deep_t11_small",
+        _SHORT,
+        (1, 2, 4),
     ),
-    _falls(
-        name="deep:fig1-preln_t11",
-        item="Figure 1, third row",
-        title="Pre-LN L-T11: a transformer on texts, after equal steps",
-        tested=_tested("200 glosses of WordNet in place of IMDB", "1, 2, 4"),
-        measure=partial(_tightens, recipe="deep_preln_t11_small", settings=_SHORT, depths=(1, 2, 4)),
+    _Row(
+        "deep:fig1-preln_t11",
+        "Figure 1, third row",
+        "Pre-LN L-T11: a transformer on texts",
+        "200 glosses of WordNet in place of IMDB",
+        "deep_preln_t11_small",
+        _SHORT,
+        (1, 2, 4),
         seeds=2,
         needs=("wordnet",),
-        has_paper_size=True,
     ),
-    _falls(
-        name="deep:fig1-rn2",
-        item="Figure 1, fourth row",
-        title="L-RN2 with λ in proportion to 1/L: two linear layers per block, after equal steps",
-        tested=_tested("200 images of MNIST", "1, 2, 4, 8", falling=True),
-        measure=partial(_tightens, recipe="deep_rn2_small", settings=_MNIST, falling=True),
+    _Row(
+        "deep:fig1-rn2",
+        "Figure 1, fourth row",
+        "L-RN2 with λ in proportion to 1/L: two linear layers per block",
+        "200 images of MNIST",
+        "deep_rn2_small",
+        _MNIST,
+        falling=True,
         needs=("mnist",),
-        has_paper_size=True,
     ),
-    _falls(
-        name="deep:fig2-rn1",
-        item="Figure 2, first column",
-        title="L-RN1 on MNIST, after equal steps",
-        tested=_tested("200 images", "1, 2, 4, 8"),
-        measure=partial(_tightens, recipe="deep_rn1_small", settings=_MNIST),
+    _Row(
+        "deep:fig2-rn1",
+        "Figure 2, first column",
+        "L-RN1 on MNIST",
+        "200 images",
+        "deep_rn1_small",
+        _MNIST,
         needs=("mnist",),
-        has_paper_size=True,
     ),
-    _falls(
-        name="deep:fig2-t11",
-        item="Figure 2, second column",
-        title="L-T11 on MNIST, after equal steps",
-        tested=_tested("200 images in patches of 14×14", "1, 2, 4"),
-        measure=partial(_tightens, recipe="deep_t11_small", settings=(*_MNIST, "model.patch=14", *_SHORT), depths=(1, 2, 4)),
+    _Row(
+        "deep:fig2-t11",
+        "Figure 2, second column",
+        "L-T11 on MNIST",
+        "200 images in patches of 14×14",
+        "deep_t11_small",
+        (*_MNIST, "model.patch=14", *_SHORT),
+        (1, 2, 4),
         needs=("mnist",),
-        has_paper_size=True,
     ),
-    Experiment(
+    _Row(
         "deep:fig2-rn2",
         "Figure 2, third column",
-        "L-RN2 with constant λ on MNIST, after equal steps: the negative control",
-        "With two linear layers per block and a λ that does not fall with L, NC1, NC2 and NC3 do not improve as L grows.",
-        "Minus the decades by which networks of L > 1 are below that of one block, on average, in whichever of NC1, NC2 and "
-        f"NC3 gains most; 200 images of MNIST, L = 1, 2, 4, 8. {_IN_STEPS}",
-        partial(_does_not_tighten, recipe="deep_rn2_constant_small", settings=_MNIST),
-        _panels,
-        takes_least=True,
+        "L-RN2 with constant λ on MNIST, the negative control",
+        "200 images of MNIST",
+        "deep_rn2_constant_small",
+        _MNIST,
+        sign=-1,
+        says="With two linear layers per block and a λ that does not fall with L, {metric} does not improve as L grows.",
         needs=("mnist",),
-        has_paper_size=True,
     ),
+    _Row(
+        "deep:thm4.1",
+        "Theorem 4.1 and Corollary 4.2",
+        "Deep networks approach the optima of GUFM",
+        "L-RN1 on 200 digits, where trained networks stand in for global optima",
+        "deep_rn1_small",
+        metrics=_APPROACH,
+        says="Global optima of deep regularized networks approach those of GUFM as depth grows, and so they collapse.",
+        seeds=6,
+    ),
+)
+
+DEEP_EXPERIMENTS = (
+    *(row.experiment(*metric) for row in _ROWS for metric in row.metrics.items()),
     Experiment(
         "deep:kinks",
         "Beyond the paper",
@@ -254,7 +273,7 @@ DEEP_EXPERIMENTS = (
         "At points along three descents, which end less than 0.001 above the minimum, the relative distance is at most three "
         "times the square root of the height above the minimum.",
         _near_minimizers,
-        (Panel(_APPROACH["distance"], "objective minus minimum", log_x=True),),
+        (_NEAR,),
         seeds=12,
         checks_code=True,
     ),
@@ -269,19 +288,5 @@ DEEP_EXPERIMENTS = (
         (Panel("Objective", "epoch"),),
         seeds=6,
         checks_code=True,
-    ),
-    Experiment(
-        "deep:thm4.1",
-        "Theorem 4.1 and Corollary 4.2",
-        "Deep networks after equal steps approach the optima of GUFM",
-        "Global optima of deep regularized networks approach the set of GUFM's optima as depth grows, and so they collapse.",
-        "Decades by which networks of L > 1 are below that of one block in the excess of their objective over GUFM's minimum "
-        "and in the distance from its minimizers, whichever gains least; L-RN1 on 200 digits, L = 1, 2, 4, 8. Trained "
-        f"networks stand in for global optima. {_IN_STEPS}",
-        partial(_tightens, recipe="deep_rn1_small", metrics=_APPROACH),
-        tuple(Panel(title, "blocks L", log_x=True) for title in _APPROACH.values()),
-        takes_least=True,
-        seeds=6,
-        has_paper_size=True,
     ),
 )

@@ -29,13 +29,24 @@ def _over_epochs(run: Run, panel: Panel, line: str) -> list[Point]:
     return [Point(panel.title, line, epoch, at_end(run, "pfc1", "train", epoch)) for epoch in run.epochs]
 
 
-def _normalization(work: Work) -> Found:
+def _normalized_falls(work: Work) -> tuple[tuple[float, float], tuple[Point, ...]]:
+    """Return by how many decades PFC1 falls with batch normalization and without, and what is drawn."""
     falls, points = [], []
     for name, kind in _NORMALIZED.items():
         run = work.run("demo", "measure.epochs=0,3,10,30,100", f"model.normalization={kind}")
         falls.append(math.log10(at_end(run, "pfc1", "train", 0) / at_end(run, "pfc1")))
         points += _over_epochs(run, _BY_NORMALIZATION, name)
-    return Found(min(falls) - 1, tuple(points))
+    return (falls[0], falls[1]), tuple(points)
+
+
+def _normalization_helps(work: Work) -> Found:
+    (with_it, without), points = _normalized_falls(work)
+    return Found(with_it - without, points)
+
+
+def _collapses_without(work: Work) -> Found:
+    (_, without), points = _normalized_falls(work)
+    return Found(without - 1, points)
 
 
 def _complexity(work: Work) -> Found:
@@ -143,15 +154,24 @@ TRAINING_EXPERIMENTS = (
         needs=("mnist", "fashion_mnist", "wordnet"),
     ),
     Experiment(
-        "review:sec3.1.4",
+        "review:sec3.1.4-helps",
         "Section 3.1.4",
-        "Networks with and without batch normalization",
-        "Batch normalization helps collapse but does not decide it: networks without it collapse too.",
-        "Decades by which PFC1 of the last layer falls in training, the smaller of both networks, minus one: positive if it "
-        "falls to less than a tenth with batch normalization and without. 1,740 digits, 150 epochs.",
-        _normalization,
+        "Batch normalization helps collapse",
+        "Batch normalization helps collapse.",
+        "Decades by which PFC1 of the last layer falls in training with batch normalization, minus those without it. 1,740 "
+        "digits, 150 epochs.",
+        _normalization_helps,
         (_BY_NORMALIZATION,),
-        takes_least=True,
+    ),
+    Experiment(
+        "review:sec3.1.4-without",
+        "Section 3.1.4",
+        "Networks without normalization collapse too",
+        "Batch normalization does not decide collapse: networks without it collapse too.",
+        "Decades by which PFC1 of the last layer falls in training without normalization, minus one: positive if it falls to "
+        "less than a tenth. 1,740 digits, 150 epochs.",
+        _collapses_without,
+        (_BY_NORMALIZATION,),
     ),
     Experiment(
         "review:graphs",
