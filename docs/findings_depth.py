@@ -11,7 +11,7 @@ _APART = (
     "The interval over the settings, as if they were drawn at random, is above zero for all of these, but the settings were "
     "chosen and are few."
 )
-_ENDS = {"undecided": "is undecided", "not testable here": "is not testable"}
+_ENDS = {"undecided": "is undecided", "not testable here": "is not testable", "not run": "is not run"}
 
 
 def listed(words: list[str]) -> str:
@@ -29,22 +29,15 @@ def facts_of_depth(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict
         "that this carries over to other settings."
     )
     named = {"excess": "the objective", "nc1": "NC1", "nc2": "NC2", "nc3": "NC3"}
-    by_verdict: dict[str, list[str]] = {}
-    for name, row in rows.items():
-        by_verdict.setdefault(row["verdict"], []).append(named[name])
     smaller = {"excess": "a lower objective", "nc1": "a smaller NC1", "nc2": "a smaller NC2", "nc3": "a smaller NC3"}
     right = {name: sum(found["stands"] == "right" for found in row["by_setting"].values()) for name, row in rows.items()}
     return {
-        "deep_verdicts": listed([f"{_ENDS.get(state, state)} for {listed(names)}" for state, names in by_verdict.items()]),
+        "deep_verdicts": by_verdict({named[name]: row["verdict"] for name, row in rows.items()}),
         "deep_counts": listed([f"{smaller[name]} in {right[name]} of {rows[name]['votes']} settings" for name in rows]),
         "deep_arms": arms_of_depth(ledger),
-        "deep_control": listed(
-            [f"{_ENDS.get(state := claims[f'deep_control_{name}']['verdict'], state)} for {named[name]}" for name in _METRICS]
-        ),
+        "deep_control": by_verdict({named[name]: claims[f"deep_control_{name}"]["verdict"] for name in _METRICS}),
         "deep_over_settings": words if around else _APART if apart else "",
-        "fig1_rn1": verdict_on("deep:fig1-rn1"),
-        "fig2_rn1": verdict_on("deep:fig2-rn1"),
-        "fig1_rn2": verdict_on("deep:fig1-rn2"),
+        **{name: verdicts_on(f"deep:{name.replace('_', '-')}") for name in ("fig1_rn1", "fig2_rn1", "fig1_rn2")},
     }
 
 
@@ -67,10 +60,24 @@ def arms_of_depth(ledger: Mapping[str, Any]) -> str:
     return listed([f"L = {listed(list(sweep['depths']))} blocks ({network_of(sweep)})" for sweep in deep_sweeps(ledger)])
 
 
+def by_verdict(states: Mapping[str, str]) -> str:
+    """Write verdicts as the end of a sentence, those that are the same together."""
+    names: dict[str, list[str]] = {}
+    for name, state in states.items():
+        names.setdefault(state, []).append(name)
+    return listed([f"{_ENDS.get(state, state)} for {listed(same)}" for state, same in names.items()])
+
+
 def verdict_on(name: str) -> str:
     """Return the verdict on an experiment as the end of a sentence."""
     state = standings(recorded(), EXPERIMENTS.values())[name].state
-    return {**_ENDS, "not run": "is not run"}.get(state, state)
+    return _ENDS.get(state, state)
+
+
+def verdicts_on(row: str) -> str:
+    """Return the verdicts on the metrics of a row of experiments as the end of a sentence."""
+    found = standings(recorded(), EXPERIMENTS.values())
+    return by_verdict({name.upper(): found[f"{row}-{name}"].state for name in _METRICS})
 
 
 def depth_so_far(claims: Mapping[str, Any]) -> list[str]:

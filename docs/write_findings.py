@@ -53,15 +53,20 @@ def tally(rows: Iterable[dict[str, Any]]) -> Counter[str]:
     return Counter(row["verdict"] for row in rows)
 
 
+def states_of(found: dict[str, Any], row: str) -> str:
+    """List the verdicts on the three metrics of a row of experiments."""
+    return listed([f"{found[f'{row}-{name}'].state} for {name.upper()}" for name in ("pfc1", "pfc2", "pfc3")])
+
+
 def compared(claims: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """Say what experiments whose names are like rows of the ledger test, and what those rows do."""
     rows = listed([f"{claims[key]['verdict']} for {key.upper()}" for key in ("pfc1", "pfc2", "pfc3")])
     line = claims["theorem2_line"]
     return [
-        f"`pfc:conj1` ({found['pfc:conj1'].state}) is not the conjecture's row above. It tests whether PFC1, PFC2 and PFC3 "
-        "fall over all layers, of `fc_mnist_small`, which separates its classes early. Before the effective depth, where the "
-        f"conjecture is about the order of the layers, the ledger has: {rows}. `pfc:conj1-mnist1d` "
-        f"({found['pfc:conj1-mnist1d'].state}) tests that on MNIST-1D. `pfc:thm2` ({found['pfc:thm2'].state}) tests "
+        f"`pfc:conj1-*` ({states_of(found, 'pfc:conj1')}) are not the conjecture's rows above. They test whether PFC1, PFC2 "
+        "and PFC3 fall over all layers, of `fc_mnist_small`, which separates its classes early. Before the effective depth, "
+        f"where the conjecture is about the order of the layers, the ledger has: {rows}. `pfc:conj1-mnist1d-*` "
+        f"({states_of(found, 'pfc:conj1-mnist1d')}) test that on MNIST-1D. `pfc:thm2` ({found['pfc:thm2'].state}) tests "
         f"`fc_mnist_small` too; over {line['votes']} settings the row of PFC2 along the straight line is: {line['verdict']}."
     ]
 

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from ncollapse.experiments import EXPERIMENTS, Work, deep, recorded, standings
-from ncollapse.experiments.deep import _least, _Sweep, _tightens, mean_decades
+from ncollapse.experiments import EXPERIMENTS, Work, deep
+from ncollapse.experiments.deep import _Row, _Sweep, mean_decades
+from ncollapse.experiments.experiment import Panel
 from ncollapse.models.layernorm_resnet import LayerNormResNet
 from ncollapse.recipes.networks import LayerNormResNetConfig
 
@@ -17,8 +18,6 @@ TINY = ("train.epochs=2", "data.per_class=2", "model.width=12", "measure.epochs=
 def test_decades_are_those_below_the_first():
     assert mean_decades([1.0, 0.1, 0.001]) == pytest.approx(2.0)
     assert mean_decades([0.1, 1.0]) == pytest.approx(-1.0)
-    assert _least([0.5, -0.2]) == -0.2
-    assert _least([0.5, math.nan]) is None
 
 
 def test_the_control_has_the_decay_of_the_deeper_network(tmp_path):
@@ -27,20 +26,25 @@ def test_the_control_has_the_decay_of_the_deeper_network(tmp_path):
     decays = [[run.last_objective.weight_decay for run in arm.values()] for arm in (sweep.deep, sweep.control)]
     assert decays == [[0.005, 0.0025]] * 2
     assert [run.recipe_entries["model"]["num_blocks"] for run in sweep.control.values()] == [1, 1]
-    found = _tightens(work, "deep_rn2_small", TINY, (1, 2), falling=True)
-    values = {(point.panel, point.line, point.x): point.y for point in found.points}
-    lines = ("networks", "one block with the λ of that depth")
-    gained = [[math.log10(values[name, line, 1] / values[name, line, 2]) for name in ("NC1", "NC2", "NC3")] for line in lines]
-    assert found.value == pytest.approx(min(gained[0]) - min(gained[1]))
-    # It is no state before training.
-    assert found.before is None
+    row = _Row("deep:x", "", "", "", "deep_rn2_small", TINY, (1, 2), falling=True)
+    for key, name in (("pfc1", "NC1"), ("nc2_etf_weights", "NC2")):
+        found = row.measure(work, key, Panel(name, "blocks L"))
+        values = {(point.line, point.x): point.y for point in found.points}
+        lines = ("networks", "one block with the λ of that depth")
+        deep, control = (math.log10(values[line, 1] / values[line, 2]) for line in lines)
+        assert found.value == pytest.approx(deep - control)
+        # It is no state before training.
+        assert found.before is None
+        assert {point.panel for point in found.points} == {name}
     # With one λ the network of one block is the control, and gains nothing.
-    constant = _tightens(work, "deep_rn2_constant_small", TINY, (1, 2))
-    values = {(point.panel, point.x): point.y for point in constant.points}
-    assert constant.value == pytest.approx(min(math.log10(values[name, 1] / values[name, 2]) for name in ("NC1", "NC2", "NC3")))
-    assert constant.before is None
+    for sign in (1, -1):
+        row = _Row("deep:x", "", "", "", "deep_rn2_constant_small", TINY, (1, 2), sign=sign)
+        constant = row.measure(work, "pfc1", Panel("NC1", "blocks L"))
+        values = {point.x: point.y for point in constant.points}
+        assert constant.value == pytest.approx(sign * math.log10(values[1] / values[2]))
     # A number that is not there leaves nothing to test.
-    assert math.isnan(sweep.gains(sweep.deep, ["depth_floor"])[0])
+    assert sweep.gain(sweep.deep, "depth_floor") is None
+    assert row.measure(work, "depth_floor", Panel("", "")).value is None
 
 
 def test_kinks_are_shown_by_the_same_weights_with_another_activation(tmp_path, monkeypatch):
@@ -66,20 +70,15 @@ def test_kinks_are_shown_by_the_same_weights_with_another_activation(tmp_path, m
     assert deep._stands_on_kinks(work).value == pytest.approx(math.log10(0.1 / 1e-3) - 1)
 
 
-def test_rows_say_that_they_are_about_training_in_equal_steps():
+def test_rows_say_that_they_are_about_training_in_equal_steps_and_have_one_metric():
     named = [name for name in EXPERIMENTS if name.startswith(("deep:fig", "deep:thm4.1"))]
-    assert len(named) == 8
+    assert len(named) == 3 * 7 + 2
     for name in named:
         assert "the row is about training in these steps, not about optima" in EXPERIMENTS[name].tested
         assert "after equal steps" in EXPERIMENTS[name].title
-    assert [
-        name for name in named if "minus the least such gain of one block with the λ of each L" in EXPERIMENTS[name].tested
-    ] == ["deep:fig1-rn2"]
-
-
-def test_with_a_falling_decay_depth_beats_its_control_in_no_clear_way():
-    """More than a decade is lost to one block of the full λ, and as much by one block with the λ of the deep network."""
-    found = standings(recorded(), EXPERIMENTS.values())["deep:fig1-rn2"]
-    assert found.state == "undecided"
-    assert found.row.bases == ()
-    assert abs(found.row.estimate.value) < 0.1
+        assert len(EXPERIMENTS[name].panels) == 1
+        assert not EXPERIMENTS[name].takes_least
+    of_control = [name for name in named if "minus those of one block with the λ of each L" in EXPERIMENTS[name].tested]
+    assert of_control == [f"deep:fig1-rn2-nc{index}" for index in (1, 2, 3)]
+    of_no_gain = [name for name in named if EXPERIMENTS[name].tested.startswith("Minus the decades")]
+    assert of_no_gain == [f"deep:fig2-rn2-nc{index}" for index in (1, 2, 3)]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ncollapse.data import gaussian_mixture
-from ncollapse.experiments import Work, pfc
+from ncollapse.experiments import EXPERIMENTS, Work, pfc
 from ncollapse.experiments.pfc import trained_by_layers
 from ncollapse.models import FCResNet
 from ncollapse.recipes import override, recipe_by_name
@@ -57,11 +57,28 @@ def test_the_conjecture_ends_at_the_effective_depth(tmp_path, monkeypatch):
     run = SimpleNamespace(over_depth=lambda metric, epoch=None: curves[metric, epoch])
     monkeypatch.setattr(work, "run", lambda name, *settings: run)
     curves |= {(metric, 0): before for metric in ("pfc1", "pfc2", "pfc3_error")}
-    found = pfc._before_the_effective_depth(work)
-    assert (found.value, found.before) == (True, False)
-    assert [point.y for point in found.points if (point.panel, point.line) == ("PFC1", "before training")] == before
+    for metric in ("pfc1", "pfc2", "pfc3_error"):
+        found = pfc._before_the_effective_depth(work, metric)
+        assert (found.value, found.before) == (True, False)
+        assert [point.y for point in found.points if point.line == "before training"] == before
     curves["pfc2", None] = [9.0, 5.0, 6.0, 1.0, 0.5]
-    assert pfc._before_the_effective_depth(work).value is False
+    assert pfc._before_the_effective_depth(work, "pfc2").value is False
+    assert pfc._before_the_effective_depth(work, "pfc1").value is True
+
+
+def test_the_conjecture_is_a_row_for_each_metric(tmp_path, monkeypatch):
+    curves = {"pfc1": [3.0, 2.0, 1.0, 0.5], "pfc2": [3.0, 2.0, 2.5, 0.5], "pfc3_error": [0.5, 0.2, 0.1, 0.1]}
+    run = SimpleNamespace(over_depth=lambda metric, epoch=None: curves[metric] if epoch is None else curves[metric][::-1])
+    work = Work(4, False, tmp_path, print)
+    monkeypatch.setattr(work, "run", lambda name, *settings: run)
+    found = {name: EXPERIMENTS[f"pfc:conj1-{name}"].measure(work) for name in ("pfc1", "pfc2", "pfc3")}
+    assert {name: (item.value, item.before) for name, item in found.items()} == {
+        "pfc1": (True, False),
+        "pfc2": (False, False),
+        "pfc3": (True, False),
+    }
+    for name, item in found.items():
+        assert [(point.panel,) for point in item.points] == [(EXPERIMENTS[f"pfc:conj1-{name}"].panels[0].title,)] * 8
 
 
 def test_costs_of_pairings_are_drawn_before_training_and_after():
