@@ -8,6 +8,7 @@ import torch
 
 import reference
 from ncollapse.depth import GRID, GeodesicCurve, LineDecisions, log_linear, prediction_error
+from ncollapse.depth.geodesic import _num_right, _polynomials
 from ncollapse.etf import simplex_etf
 from ncollapse.statistics import ClassMoments, PairedMoments
 
@@ -231,6 +232,17 @@ def test_a_pair_of_classes_that_begin_at_one_point_violates_nothing():
     y = torch.tensor([[1.0, 0], [1, 2], [6, 1], [8, 3], [2, 5], [4, 9]], dtype=torch.float64)
     line = LineDecisions.from_batch(x, y, labels, PairedMoments.from_batch(x, y, labels, 3))
     assert int(line.violating_pairs) == violating_pairs(x, y, labels, 3)
+
+
+def test_margins_that_agree_at_the_ends_are_decided_as_the_line_computes_them():
+    """A margin that equals what is needed at both ends and between rounds to either side of it, sample by sample and t by t."""
+    margins = torch.rand(400, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.1
+    times = torch.tensor(GRID, dtype=torch.float64)
+    flat = margins.flatten()
+    right = [(part @ flat.expand(3, -1) >= flat).view(len(part), -1, 3).all(dim=2) for part in _polynomials(times).split(4)]
+    by_hand = torch.cat(right).sum(dim=1)
+    assert 0 < int(by_hand.min()) < 400, "no sample is decided by rounding"
+    assert torch.equal(_num_right(margins.expand(3, -1, -1), margins, times), by_hand.double())
 
 
 def test_decisions_on_the_line_merge_over_batches():
