@@ -228,6 +228,24 @@ def test_a_page_shows_numbers_and_escapes_names(tmp_path):
     assert "Base rate: the same test on the pixels." in page
 
 
+def test_pages_of_runs_are_counted_while_those_that_are_missing_are_written(tmp_path, monkeypatch):
+    runs = [tmp_path / "runs" / name for name in "ab"]
+    for run in runs:
+        run.mkdir(parents=True)
+    (runs[0] / "report.html").touch()
+    place, written, seen = Place(tmp_path), [], []
+    monkeypatch.setattr("ncollapse.experiments.page.write_report", written.append)
+    seed = SeedFile(1, True, runs=("../runs/a", "../runs/b"))
+    monkeypatch.setattr(Place, "seeds", lambda *_: (seed,))
+    place.of(made()).mkdir()
+    write_experiment_page(
+        made(), standings({}, [made()])["pfc:x"], place, say=lambda *counts: seen.append((*counts, len(written)))
+    )
+    assert written == [[runs[1]]]
+    # How many pages are there, of how many, and how many were written by then.
+    assert seen == [(0, 2, "a", 0), (1, 2, "b", 0), (2, 2, "", 1)]
+
+
 def test_a_folder_that_cannot_be_made_is_told_before_the_work():
     experiment = made(measure=lambda work: pytest.fail("measured"))
     with pytest.raises(OSError, match=r"the folder cannot be made .*Choose another place with --out"):

@@ -79,7 +79,8 @@ def _rows(experiments: list[Experiment], place: Place, at_paper_size: bool, *, w
     ours = standings({} if at_paper_size else recorded(), EXPERIMENTS.values())
     for item in experiments:
         if write and own[item.name]:
-            write_experiment_page(item, here[item.name], place, at_paper_size=at_paper_size)
+            with progress(f"{item.name}: pages of runs", unit="page") as show:
+                write_experiment_page(item, here[item.name], place, at_paper_size=at_paper_size, say=show)
     return [_row(item, place, here[item.name], ours[item.name], at_paper_size) for item in experiments]
 
 

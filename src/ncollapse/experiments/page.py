@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,22 @@ _MOST_TICKS = 7
 Line = dict[float | str, list[float]]
 
 
-def write_experiment_page(experiment: Experiment, standing: Standing, place: Place, *, at_paper_size: bool = False) -> Path:
+def write_experiment_page(
+    experiment: Experiment,
+    standing: Standing,
+    place: Place,
+    *,
+    at_paper_size: bool = False,
+    say: Callable[[int, int, str], None] = lambda done, total, words: None,
+) -> Path:
     """Write the page of an experiment into its folder, and those of its runs that have none.
+
+    Args:
+        experiment: What was run.
+        standing: Its verdict.
+        place: Where its results and its runs are kept.
+        at_paper_size: Take the results of the paper's size.
+        say: Called with how many pages of runs are there, how many there are to be, and the next one's name.
 
     Returns:
         The page.
@@ -39,9 +53,11 @@ def write_experiment_page(experiment: Experiment, standing: Standing, place: Pla
     folder = place.of(experiment, at_paper_size)
     seeds = place.seeds(experiment, at_paper_size)
     runs = place.runs(seeds)
-    for run in runs:
+    for done, run in enumerate(runs):
+        say(done, len(runs), run.name)
         if not (run / REPORT).is_file():
             write_report([run])
+    say(len(runs), len(runs), "")
     out = folder / "index.html"
     return write_html(
         out,
