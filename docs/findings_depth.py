@@ -49,7 +49,8 @@ def deep_sweeps(ledger: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def network_of(sweep: Mapping[str, Any]) -> str:
     """Name the network of a sweep over depth, its loss and its data."""
     command = sweep["command"]
-    kind = "L-T11" if "deep_t11" in command else "L-RN2" if "linear_layers=2" in command else "L-RN1"
+    kinds = {"deep_t11": "L-T11", "deep_rn2_small": "L-RN2 with λ ∝ 1/L", "linear_layers=2": "L-RN2"}
+    kind = next((kind for word, kind in kinds.items() if word in command), "L-RN1")
     loss = "mean squared error" if "loss=mse" in command else "cross-entropy"
     data = listed([DATA.get(word, word) for word in sweep["data"]])
     return f"{'pre-LN ' if 'norm=pre' in command else ''}{kind}, {data}, {loss}"

@@ -121,8 +121,7 @@ def again(ledger: dict[str, Any]) -> list[str]:
         "connections. So some settings were run again, with seeds that nobody had used "
         f"({sum(sweep['runs'] for sweep in found['sweeps'])} runs): {repeated}. Of {len(rows)} rows over several settings "
         f"{same} have the same verdict. Fewer settings have a vote here: a setting that disagrees above may not be among "
-        "them, and a disagreement is clearer among few. The new runs are judged by the rules of "
-        f"{ledger['dated']}, without the later [changes](claims.md#changes-to-the-rules):",
+        "them, and a disagreement is clearer among few. The same rules judge both:",
         "",
         "| | runs above | new runs |",
         "|---|---|---|",
