@@ -6,8 +6,9 @@ import torch
 
 from ncollapse.data.batches import Batches
 from ncollapse.experiments import Work
+from ncollapse.experiments.experiment import least
 from ncollapse.experiments.review_depth import beyond_chance, decisions
-from ncollapse.experiments.review_testing import at_end, corner_distances
+from ncollapse.experiments.review_testing import _less_on_test, at_end, corner_distances
 from ncollapse.probe import collect_features
 
 TINY = (
@@ -46,6 +47,29 @@ def test_values_of_the_test_split_are_those_of_its_samples(trained):
     assert at_end(run, "weak_collapse", "test") == pytest.approx(by_class[1] / spread, rel=1e-5)
     right = float((decisions(model, test) == test.labels).double().mean())
     assert at_end(run, "accuracy", "test") == pytest.approx(right, abs=1e-12)
+
+
+def test_both_kinds_of_test_collapse_are_compared_with_the_training_set(trained):
+    work, run = trained
+    _, train, rows = features(work, run)
+    _, test, asked = features(work, run, "data.split=test")
+    means = np.stack([rows[train.labels == k].mean(axis=0) for k in range(10)])
+
+    def mean_distances(samples, labels):
+        distances = ((samples[:, None] - means) ** 2).sum(axis=2)
+        own = distances[np.arange(len(labels)), labels]
+        return [np.mean([part[labels == k].mean() for k in range(10)]) for part in (own, distances.min(axis=1))]
+
+    expected = [np.log10(on_test / on_train) for on_test, on_train in zip(
+        mean_distances(asked, test.labels), mean_distances(rows, train.labels), strict=True)]  # fmt: skip
+    found = [_less_on_test(run, metric) for metric in ("strong_collapse", "weak_collapse")]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_least_of_gains_is_undefined_where_one_of_them_is():
+    assert least([0.5, -0.2]) == -0.2
+    assert np.isnan(least([0.5, np.nan, 1.0]))
+    assert np.isnan(least(iter([np.nan, 0.5])))
 
 
 def test_distances_to_corners_are_those_of_points_to_unit_vectors(trained):

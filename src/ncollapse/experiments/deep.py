@@ -11,7 +11,7 @@ from functools import partial
 from torch import nn
 
 from ncollapse.claims.quantities import BY_KEY
-from ncollapse.experiments.experiment import Experiment, Found, Panel, Point
+from ncollapse.experiments.experiment import Experiment, Found, Panel, Point, least
 from ncollapse.experiments.work import Work, recipe_of
 from ncollapse.recipes.data import DataName
 from ncollapse.records.reading import Run
@@ -75,7 +75,9 @@ def _is_floor(work: Work, depths: Sequence[int] = (1, 2, 4, 8)) -> Found:
     floor = runs[1].objective[0].floor
     found = GUFM(balanced(10, 2), dim=64, lambda_w=5e-3).solve(seed=work.seed)
     values = found.metrics(["pfc1", "pfc2", "nc3"])
-    solved = found.certified and max(values.values()) < 1e-4 and math.isclose(found.value, floor, rel_tol=1e-6)
+    solved = (
+        found.certified and all(value < 1e-4 for value in values.values()) and math.isclose(found.value, floor, rel_tol=1e-6)
+    )
     points = [
         Point("Objective", f"L = {depth}", epoch, record.objective)
         for depth, run in runs.items()
@@ -103,7 +105,7 @@ def _stands_on_kinks(work: Work) -> Found:
         kinked = relative_gradient(model, data, recipe)
         gains.append(math.log10(kinked / rounded))
         points += [Point(_GRADIENT.title, words, depth, y) for words, y in (("rounded", rounded), ("ReLU", kinked))]
-    return Found(min(gains) - 1, tuple(points))
+    return Found(least(gains) - 1, tuple(points))
 
 
 def _near_minimizers(work: Work) -> Found:

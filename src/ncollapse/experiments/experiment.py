@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -53,6 +53,12 @@ class Found:
     value: Value | None
     points: tuple[Point, ...] = ()
     before: Value | None = None
+
+
+def least(gains: Iterable[float]) -> float:
+    """Return the least of several gains; nan where one is undefined, which ``min`` may pass over."""
+    found = list(gains)
+    return math.nan if any(map(math.isnan, found)) else min(found)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ncollapse.analysis.elasticity import Elasticity, local_elasticity
 from ncollapse.data import DataConfig, geo_mnist, load_samples
-from ncollapse.experiments.experiment import Experiment, Found, Panel, Point
+from ncollapse.experiments.experiment import Experiment, Found, Panel, Point, least
 from ncollapse.experiments.work import Work
 from ncollapse.models import LeNet
 from ncollapse.surrogates import LocallyElasticSDE, balanced, estimate_integrals, pairwise_separability
@@ -107,7 +107,7 @@ def _rates(work: Work) -> Found:
         for name, values in parts.items()
         for step, value in list(zip(path.iterations, values, strict=True))[::10]
     ]
-    return Found(min(float(values[-1]) for values in parts.values()), tuple(points))
+    return Found(least(float(values[-1]) for values in parts.values()), tuple(points))
 
 
 _EFFECT, _KERNEL = "Change of other samples over that of the own", "Kernel similarity, normalized"

@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 from scipy import stats
 
-from ncollapse.experiments.experiment import Experiment, Found, Panel, Point
+from ncollapse.experiments.experiment import Experiment, Found, Panel, Point, least
 from ncollapse.experiments.work import Work
 from ncollapse.records.reading import Run
 
@@ -89,7 +89,9 @@ def test_collapse(work: Work, metric: str) -> Found:
 
 def _less_on_test(run: Run, metric: str, epoch: int | None = None) -> float:
     """Return by how many decades test samples lie farther from the training means."""
-    return math.log10(at_end(run, metric, "test", epoch) / at_end(run, metric, "train", epoch))
+    # On the training set itself strong collapse is PFC1, under which runs keep it.
+    on_train = "pfc1" if metric == "strong_collapse" else metric
+    return math.log10(at_end(run, metric, "test", epoch) / at_end(run, on_train, "train", epoch))
 
 
 def corner_distances(run: Run, epoch: int) -> list[float]:
@@ -120,7 +122,7 @@ def optimizers_collapse(work: Work) -> Found:
             tested = zip(run.epochs, (at_end(run, "accuracy", "test", epoch) for epoch in run.epochs), strict=True)
             points += [Point(_TEST_ACCURACY.title, f"{name}, {labels} labels", epoch, y) for epoch, y in tested]
             falls.append(math.log10(ys[0] / ys[-1]))
-    return Found(min(falls) - 1, tuple(points))
+    return Found(least(falls) - 1, tuple(points))
 
 
 def optimizers_test(work: Work) -> Found:
@@ -156,7 +158,7 @@ def distance_by_classes(work: Work) -> Found:
         for split, panel in _FIG8.items():
             points += [Point(panel.title, f"{count} classes", epoch, at_end(run, "cdnv", split, epoch)) for epoch in run.epochs]
         falls.append(math.log10(at_end(run, "cdnv", "test", 0) / at_end(run, "cdnv", "test")))
-    return Found(min(falls), tuple(points))
+    return Found(least(falls), tuple(points))
 
 
 _FIG7 = Panel("Distance to class means over their spread", "epoch", log_x=True)
