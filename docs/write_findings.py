@@ -113,14 +113,16 @@ def again(ledger: dict[str, Any]) -> list[str]:
     rows = [(key, row) for key, row in found["claims"].items() if row["votes"] > 1 and "check" not in row["verdict"]]
     claims = claims_of(ledger)
     same = sum(claims[key]["verdict"] == row["verdict"] for key, row in rows)
+    opposite = [key for key, row in rows if {row["verdict"], claims[key]["verdict"]} == {"holds", "fails"}]
+    turned = "" if opposite else ", and none turns from *holds* to *fails* or back"
     repeated = listed([named(name, chosen_settings(ledger)) for sweep in found["sweeps"] for name in sweep["settings"]])
     lines = [
         "## Repeated with new seeds",
         "",
-        "The rule on settings was made after all of these runs, except for those of Fashion-MNIST, of depth and of "
-        "connections. So some settings were run again, with seeds that nobody had used "
+        "The rule on settings was made when all of these seeds had been seen, except for those of Fashion-MNIST, of depth and "
+        "of connections. So some settings were run again, with seeds that nobody had used "
         f"({sum(sweep['runs'] for sweep in found['sweeps'])} runs): {repeated}. Of {len(rows)} rows over several settings "
-        f"{same} have the same verdict. Fewer settings have a vote here: a setting that disagrees above may not be among "
+        f"{same} have the same verdict{turned}. Fewer settings have a vote here: a setting that disagrees above may not be among "
         "them, and a disagreement is clearer among few. The same rules judge both:",
         "",
         "| | runs above | new runs |",
