@@ -54,7 +54,7 @@ def tally(rows: Iterable[dict[str, Any]]) -> Counter[str]:
 
 
 def states_of(found: dict[str, Any], row: str) -> str:
-    """List the verdicts on the three metrics of a row of experiments."""
+    """Return the verdicts on the three metrics of a row of experiments in a list of words."""
     return listed([f"{found[f'{row}-{name}'].state} for {name.upper()}" for name in ("pfc1", "pfc2", "pfc3")])
 
 
@@ -122,7 +122,7 @@ def again(ledger: dict[str, Any]) -> list[str]:
         "The rule on settings was made when all of these seeds had been seen, except for those of Fashion-MNIST, of depth and "
         "of connections. So some settings were run again, with seeds that nobody had used "
         f"({sum(sweep['runs'] for sweep in found['sweeps'])} runs): {repeated}. Of {len(rows)} rows over several settings "
-        f"{same} have the same verdict{turned}. Fewer settings have a vote here: a setting that disagrees above may not be among "
+        f"{same} have the same verdict{turned}. Fewer settings have a vote here: one that disagrees above may not be among "
         "them, and a disagreement is clearer among few. The same rules judge both:",
         "",
         "| | runs above | new runs |",

@@ -12,6 +12,7 @@ import shlex
 import sys
 import tomllib
 from collections import defaultdict
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ IMPORTED = set(dir(ncollapse))  # before anything else is imported: what `import
 
 from ncollapse.cli.main import _parser  # noqa: E402
 from ncollapse.cli.solve import read_request  # noqa: E402
+from ncollapse.experiments import EXPERIMENTS  # noqa: E402
 from ncollapse.studies import RECIPES, override  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -218,12 +220,13 @@ def resolve(value: Any, names: list[str]) -> Any:
 
 
 def is_path(text: str) -> bool:
-    """Whether a file of the checkout (`tests/x.py::test_y` too), or one that the library writes."""
+    """Whether a file of the checkout (`tests/x.py::test_y` too), or one that the library or the Makefile writes."""
     file, _, test = text.partition("::")
     found = [path for path in (ROOT / file, SOURCE / file, SOURCE / "integrations" / file) if path.exists()]
     if test:
         return bool(found) and f"\ndef {test}(" in found[0].read_text()
-    return bool(found) or f'"{file.rstrip("/")}"' in source()
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    return bool(found) or f'"{file.rstrip("/")}"' in source() or f"{file.rstrip('/')}/" in ignored
 
 
 def is_word(text: str) -> bool:
@@ -232,6 +235,11 @@ def is_word(text: str) -> bool:
     if name + equals in words() or text in classes():
         return True
     return not equals and any(name in public() or name in callbacks() for name in (text, text.split(".")[-1]))
+
+
+def is_experiment(text: str) -> bool:
+    """Whether an experiment, or a pattern of some, such as `deep:fig1-*`."""
+    return ":" in text and any(fnmatchcase(name, text) for name in EXPERIMENTS)
 
 
 def is_target(text: str) -> bool:
@@ -277,7 +285,7 @@ def exists(text: str) -> bool:
         return is_torch(text)
     if re.match(r"(with )?(nc|ncollapse)\.\w", text):
         return is_dotted(text) and ("(" not in text or is_expression(text))
-    return any(is_it(text) for is_it in (is_word, is_setting, is_expression, is_path, is_command))
+    return any(is_it(text) for is_it in (is_word, is_experiment, is_setting, is_expression, is_path, is_command))
 
 
 def main() -> None:
