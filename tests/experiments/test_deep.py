@@ -72,13 +72,13 @@ def test_kinks_are_shown_by_the_same_weights_with_another_activation(tmp_path, m
 
 def test_rows_say_that_they_are_about_training_in_equal_steps_and_have_one_metric():
     named = [name for name in EXPERIMENTS if name.startswith(("deep:fig", "deep:thm4.1"))]
-    assert len(named) == 3 * 7 + 2
+    assert len(named) == 3 * 8 + 2
     for name in named:
         assert "the row is about training in these steps, not about optima" in EXPERIMENTS[name].tested
         assert "after equal steps" in EXPERIMENTS[name].title
         assert len(EXPERIMENTS[name].panels) == 1
         assert not EXPERIMENTS[name].takes_least
     of_control = [name for name in named if "minus those of one block with the λ of each L" in EXPERIMENTS[name].tested]
-    assert of_control == [f"deep:fig1-rn2-nc{index}" for index in (1, 2, 3)]
+    assert of_control == [f"deep:fig1-rn2-control-nc{index}" for index in (1, 2, 3)]
     of_no_gain = [name for name in named if EXPERIMENTS[name].tested.startswith("Minus the decades")]
     assert of_no_gain == [f"deep:fig2-rn2-nc{index}" for index in (1, 2, 3)]

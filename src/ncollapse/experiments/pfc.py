@@ -1,4 +1,4 @@
-"""The experiments on real data of Wang et al. (arXiv 2405.00985), small: 5,000 images of MNIST and a network of five blocks."""
+"""The experiments on real data of Wang et al. (arXiv 2405.00985), small: most on 5,000 images of MNIST and five blocks."""
 
 from __future__ import annotations
 
@@ -179,8 +179,8 @@ PFC_EXPERIMENTS = (
             "Collapse progresses from layer to layer where classes separate late",
             says,
             f"{_METRICS[metric]} rises at no step from layer to layer up to the effective depth, and falls over these. "
-            "MNIST-1D, 10 blocks of width 64: the effective depth was 4 when the network was chosen, without a look at PFC1 "
-            "and PFC2.",
+            "MNIST-1D, 10 blocks of width 64: the effective depth was 4 or 5 when the network was chosen, without a look at "
+            "PFC1 and PFC2.",
             partial(_before_the_effective_depth, metric=metric),
             (Panel(_METRICS[metric], _DEPTH),),
             seeds=3,

@@ -184,7 +184,8 @@ STRANGERS_EXPERIMENTS = (
             f"Beyond the review: NECO (Ammar et al. 2024), {name}",
             "Strangers become orthogonal to the class means",
             "As a network collapses, the mean of the features of strangers becomes orthogonal to the class means (NC5).",
-            f"Decades by which NC5, the mean cosine of their angle, falls in training at the last layer. Strangers are {who}.",
+            "Decades by which NC5, the mean absolute cosine of their angle to the class means, falls in training at the last "
+            f"layer. Strangers are {who}.",
             partial(orthogonal_strangers, name=name),
             (_NC5,),
         )

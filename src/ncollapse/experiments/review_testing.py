@@ -210,8 +210,8 @@ TESTING_EXPERIMENTS = (
             f"Figure 7, {kind} collapse",
             "Test data collapses less than training data",
             f"Test samples come less near to {to} of the training set than training samples ({kind} collapse).",
-            f"Decades by which {kind} collapse of test data is above that of training data at the last layer. At collapse it "
-            "is 0.",
+            f"Decades by which {kind} collapse of test data is above that of training data at the last layer. At collapse "
+            "both are 0.",
             partial(test_collapse, metric=f"{kind}_collapse"),
             (_FIG7, _ACCURACY),
         )

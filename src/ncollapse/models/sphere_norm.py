@@ -12,13 +12,14 @@ _EPS = 1e-24
 
 
 class SphereNorm(nn.Module):
-    r"""Vectors less their mean, scaled to one norm."""
+    r"""Vectors less their mean, scaled to one norm, or rounded off within a distance of 0."""
 
     # LN(x) = r\, \frac{x - \bar x 1}{\lVert x - \bar x 1 \rVert_2}
     #
     # with r = 1 for unit, r = \sqrt d (layer normalization as PyTorch has it, without gain and bias) for sqrt_d.
-    # A constant vector becomes 0. Invariant to scale and to a common shift of the coordinates. Near 0 this has no gradient.
-    # Rounded off it is r v/\sqrt{\lVert v \rVert^2 + (r w)^2} of v = x - \bar x 1, which is smooth and in the ball.
+    # A constant vector becomes 0. Invariant to scale and to a common shift of the coordinates. It has no gradient at 0, and a
+    # large one near 0. With a rounding of w it is r v/\sqrt{\lVert v \rVert^2 + (r w)^2} of v = x - \bar x 1 instead, which is
+    # smooth, and inside of the sphere.
     #
     # Reference:
     #     Súkeník, Lampert and Mondelli (2025), arXiv 2505.15239, section 3.
