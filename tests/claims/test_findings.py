@@ -14,8 +14,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 SOURCES = [DOCS / "write_findings.py", *sorted(DOCS.glob("findings_*.py"))]
 # Names with digits, which are no numbers: metrics, theorems, recipes, sections of the theory, formats.
 NAMES = (
-    r"MNIST-1D|mnist1d|PFC\d|NC\d|L-RN\d|fig\d-rn\d|(?:conj|thm|prop)\d|Conjecture 1|Theorems 1 to 3|1/L|\(\d\.\d+\)|95 %|\.3g|pfc\d_\w+"
-    r"|\{pfc\d\w*\}|\{line_pfc\d\w*\}|\{fig\d_rn\d\w*\}|fig\d_rn\d\w*|two-sided|factors of ten|deep_rn1_plain"
+    r"MNIST-1D|mnist1d|PFC\d|NC\d|L-RN\d|fig\d-rn\d|(?:conj|thm|prop)\d|Conjecture 1|Theorems 1 to 3|1/L|\(\d\.\d+\)|95 %|\.3g"
+    r"|pfc\d_\w+|\{pfc\d\w*\}|\{line_pfc\d\w*\}|\{fig\d_rn\d\w*\}|fig\d_rn\d\w*|two-sided|factors of ten|deep_rn1_plain"
 )
 NUMBER_WORDS = "two three four five six seven eight nine ten eleven twelve thirteen twenty dozen hundred twice"
 
