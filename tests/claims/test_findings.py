@@ -155,3 +155,19 @@ def test_the_readme_has_the_verdicts_of_the_ledger(module, ledger):
     assert len(lines) == len(README)
     assert [(line, key) for line, keys in zip(lines, README, strict=True) for key in keys
             if claims[key]["verdict"] != line.lower()] == []  # fmt: skip
+
+
+def test_the_negative_control_is_not_listed_among_the_networks_that_depth_helps(script, ledger):
+    arms = script("findings_depth").arms_of_depth(ledger)
+    assert "(L-RN2 with λ ∝ 1/L, digits, cross-entropy)" in arms
+    assert "(L-RN2, digits" not in arms
+
+
+def test_new_seeds_stand_beside_the_same_settings(module, ledger):
+    """The column in the middle: the mean over the settings that were repeated, of the runs above."""
+    claims, repeated = module.claims_of(ledger), ledger["again"]["claims"]["line_pfc1_projection"]
+    above = claims["line_pfc1_projection"]
+    values = [above["by_setting"][name]["value"] for name in repeated["by_setting"]]
+    assert 0 < len(values) < len(above["by_setting"])
+    line = next(line for line in module.again(ledger) if line.startswith(f"| {above['statement']} |"))
+    assert f"| {sum(values) / len(values):.3g} |" in line

@@ -1,11 +1,13 @@
 """What the review's experiments on held-out data and on depth compute themselves, against independent computations."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from ncollapse.data.batches import Batches
-from ncollapse.experiments import Work
+from ncollapse.experiments import EXPERIMENTS, Work
 from ncollapse.experiments.experiment import least
 from ncollapse.experiments.review_depth import beyond_chance, decisions
 from ncollapse.experiments.review_testing import _less_on_test, at_end, corner_distances
@@ -86,3 +88,16 @@ def test_agreement_beyond_chance_is_that_of_expected_counts():
     one, other = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])
     # Three of four agree; by chance 1/2 · 1/4 + 1/2 · 3/4.
     assert beyond_chance(one, other) == pytest.approx(0.75 - 0.5, abs=1e-15)
+
+
+def test_batch_normalization_helps_by_what_it_adds_to_the_fall_without_it():
+    """Decades by which PFC1 falls: two with normalization, half a decade without."""
+    ends = {"mid": {0: 1.0, None: 0.01}, "none": {0: 1.0, None: 10**-0.5}}
+
+    def run(name, *settings):
+        kind = settings[-1].partition("=")[2]
+        return SimpleNamespace(epochs=[0], depths=["last"], value=lambda metric, layer, epoch, split: ends[kind][epoch])
+
+    work = SimpleNamespace(run=run)
+    assert EXPERIMENTS["review:sec3.1.4-helps"].measure(work).value == pytest.approx(1.5)
+    assert EXPERIMENTS["review:sec3.1.4-without"].measure(work).value == pytest.approx(-0.5)

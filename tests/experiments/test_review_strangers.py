@@ -6,7 +6,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ncollapse.data.labeled import LabeledData
-from ncollapse.experiments.review_strangers import Data, areas_of, by_layer
+from ncollapse.experiments import EXPERIMENTS, review_strangers
+from ncollapse.experiments.review_strangers import Data, LayerFound, areas_of, by_layer
 from ncollapse.models import build_model
 from ncollapse.recipes import FCResNetConfig
 from ncollapse.statistics.centers import LinearClassifier
@@ -50,3 +51,18 @@ def test_every_layer_is_judged_for_every_kind_of_strangers():
     assert all(layer.areas["far", "mahalanobis"] == 1 for layer in found)
     # The stem without bias takes minus the mean to minus its image.
     assert found[0].cosines["far"] > 0.9
+
+
+def test_each_kind_of_strangers_has_the_decades_of_its_own_cosine(monkeypatch):
+    """At the last layer: before training over after it."""
+
+    def layers(*cosines):
+        first = dict.fromkeys(("new classes", "digits", "noise"), 7.0)
+        return [LayerFound({}, first, 1.0), LayerFound({}, dict(zip(first, cosines, strict=True)), 1.0)]
+
+    monkeypatch.setattr(review_strangers, "_measured", lambda work: (layers(0.01, 0.1, 0.5), layers(0.1, 0.1, 0.05)))
+    found = {name: EXPERIMENTS[f"review:strangers-nc5-{name}"].measure(None) for name in ("classes", "digits", "noise")}
+    assert {name: item.value for name, item in found.items()} == pytest.approx({"classes": 1.0, "digits": 0.0, "noise": -1.0})
+    assert [(point.line, point.y) for point in found["noise"].points] == [
+        ("trained", 7.0), ("trained", 0.5), ("not trained", 7.0), ("not trained", 0.05),
+    ]  # fmt: skip

@@ -54,11 +54,11 @@ def geo_mnist(per_class: int = 480, *, seed: int = 0, split: Literal["train", "t
 
 
 def _draw(shape: int, jitter: float, angle: float, width: float) -> np.ndarray:
-    rows, columns = np.mgrid[:_SIDE, :_SIDE].astype(float)
-    inside = (_ellipse, _rectangle, _triangle)[shape](rows, columns, jitter)
     # Imported here: it takes a seventh of a second, and most data sets need none of it.
     from scipy.ndimage import gaussian_filter, rotate
 
+    rows, columns = np.mgrid[:_SIDE, :_SIDE].astype(float)
+    inside = (_ellipse, _rectangle, _triangle)[shape](rows, columns, jitter)
     turned = rotate(inside.astype(float), angle, reshape=False, order=1)
     return np.clip(gaussian_filter(turned, width), 0, 1)
 

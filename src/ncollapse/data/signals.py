@@ -64,14 +64,14 @@ def _drawn() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 def _signal(curve: NDArray[np.float64], random: np.random.RandomState) -> NDArray[np.float64]:
+    # Imported here: it takes a seventh of a second, and most data sets need none of it.
+    from scipy.ndimage import gaussian_filter1d
+
     padding = _LEAST_PADDING + int(random.rand() * (_MOST_PADDING - _LEAST_PADDING + 1))
     # What is exactly 0 is padding, and where noise goes: the curve's own zeros are moved off it.
     signal = _stretched(np.concatenate([curve + 1e-8, np.zeros(padding)]), len(curve) + _MOST_PADDING)
     signal *= 1 + 0.4 * (random.rand() - 0.5)
     signal = np.roll(signal, random.choice(_SHIFTS))
-    # Imported here: it takes a seventh of a second, and most data sets need none of it.
-    from scipy.ndimage import gaussian_filter1d
-
     background = gaussian_filter1d(0.25 * random.randn(len(signal)), 2)
     signal = np.where(signal != 0, signal, background) + 0.02 * random.randn(len(signal))
     signal -= 0.75 * (random.rand() - 0.5) * np.linspace(-0.5, 0.5, len(signal))

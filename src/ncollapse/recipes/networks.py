@@ -156,8 +156,8 @@ class LayerNormResNetConfig:
         rounding: The kink of the ReLU is rounded off within this distance of 0. Descent on a ReLU network ends on kinks, where
             the gradient does not vanish (docs/claims.md, Stationary runs); with a rounded one it does.
         norm_rounding: The normalization is rounded off within this distance of 0, in units of its radius. Descent can lead a
-            sample through 0 in front of a normalization, where there is no gradient. Features are inside of the sphere then,
-            by half of the square of this number for a vector of the radius' norm.
+            sample through 0 in front of a normalization, where there is no gradient. With w > 0 features lie inside of the
+            sphere: where the vector had the radius' length, by about w²/2 of it.
     """
 
     kind: Literal["layernorm_resnet"] = "layernorm_resnet"
