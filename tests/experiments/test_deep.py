@@ -47,6 +47,14 @@ def test_the_control_has_the_decay_of_the_deeper_network(tmp_path):
     assert row.measure(work, "depth_floor", Panel("", "")).value is None
 
 
+@pytest.mark.parametrize(("values", "expected"), [((1.0, 0.1, 0.01), 1.5), ((1.0, 0.1, None), None), ((1.0, 0.0, 0.1), None)])
+def test_a_gain_needs_a_number_at_every_depth(monkeypatch, values, expected):
+    monkeypatch.setattr(deep, "BY_KEY", {"x": SimpleNamespace(read=lambda run: run)})
+    sweep = object.__new__(_Sweep)
+    sweep.deep = dict(zip((1, 2, 4), values, strict=True))
+    assert sweep.gain(sweep.deep, "x") == (None if expected is None else pytest.approx(expected))
+
+
 def test_kinks_are_shown_by_the_same_weights_with_another_activation(tmp_path, monkeypatch):
     """One decade less than the smaller gain, with every rounded ReLU of the network replaced."""
     built = {
