@@ -28,6 +28,7 @@ VARIANTS = {
         "deep_rn1_small",
         ["train.optimizer=sgd", "train.learning_rate=0.05", "train.batch_size=7", "train.decay=all"],
     ),
+    "rn1, stem not decayed": ("deep_rn1_small", ["train.decay=blocks_and_head"]),
     "rn2, λ/L": ("deep_rn2_small", []),
     "t11": ("deep_t11_small", []),
     "t22, pre-norm, mean, √d": (
@@ -37,9 +38,27 @@ VARIANTS = {
 }  # fmt: skip
 
 
+RELATIVE = [
+    "rn1",
+    "rn1, mse",
+    "rn1, sgd in batches, all decayed",
+    "rn1, stem not decayed",
+    "rn2, λ/L",
+    "t22, pre-norm, mean, √d",
+]
+
+
 def tiny(name):
     recipe, settings = VARIANTS[name]
     return override(recipe_by_name(recipe), [*TINY, *settings])
+
+
+def decayed_by_hand(model, name):
+    """List what the variants of a name decay."""
+    if name == "rn1, sgd in batches, all decayed":
+        return list(model.parameters())
+    without = "stem" if name == "rn1, stem not decayed" else "no name"
+    return [p for key, p in model.named_parameters() if len(p.shape) > 1 and not key.startswith(without)]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -80,14 +99,13 @@ def test_objective_is_the_loss_and_the_squared_weights(name):
             total += sum((z - (k == label)) ** 2 for k, z in enumerate(row)) / 2
         else:
             total += math.log(sum(math.exp(z) for z in row)) - row[label]
-    decays_biases = name == "rn1, sgd in batches, all decayed"
-    squares = sum(float((p.detach() ** 2).sum()) for p in model.parameters() if decays_biases or len(p.shape) > 1)
+    squares = sum(float((p.detach() ** 2).sum()) for p in decayed_by_hand(model, name))
     assert found.loss == pytest.approx(total / len(data.labels), rel=1e-6)
     assert found.penalty == pytest.approx(recipe.training.weight_decay / 2 * squares, rel=1e-6)
     assert found.objective == found.loss + found.penalty
 
 
-@pytest.mark.parametrize("name", ["rn1", "rn1, mse", "rn1, sgd in batches, all decayed", "rn2, λ/L", "t22, pre-norm, mean, √d"])
+@pytest.mark.parametrize("name", RELATIVE)
 def test_relative_gradient_is_that_of_the_whole_objective(name):
     """Against one backward pass of the objective in float64; the batches of the measurement do not divide the samples."""
     recipe = override(tiny(name), ["measure.batch_size=7"])
@@ -107,8 +125,7 @@ def test_relative_gradient_is_that_of_the_whole_objective(name):
         loss = (logits - torch.nn.functional.one_hot(data.labels, 4)).square().sum() / 2 / len(data.labels)
     else:
         loss = -logits.log_softmax(dim=1)[range(len(logits)), data.labels].mean()
-    decayed = [p for p in model.parameters() if name == "rn1, sgd in batches, all decayed" or len(p.shape) > 1]
-    penalty = recipe.training.weight_decay / 2 * sum((p**2).sum() for p in decayed)
+    penalty = recipe.training.weight_decay / 2 * sum((p**2).sum() for p in decayed_by_hand(model, name))
     norms = []
     for part in (loss + penalty, loss, penalty):
         grads = torch.autograd.grad(part, list(model.parameters()), retain_graph=True, allow_unused=True)

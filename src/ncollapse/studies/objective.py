@@ -19,6 +19,7 @@ from ncollapse.records.run_files import ObjectiveRecord
 from ncollapse.surrogates.depth_floor import block_cost, depth_floor
 from ncollapse.surrogates.gufm import GUFM, layer_norm
 from ncollapse.surrogates.solving.arguments import balanced
+from ncollapse.train.decayed import is_decayed
 from ncollapse.train.losses import LOSSES
 
 
@@ -43,8 +44,8 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
     weight, bias = (parameter.detach().cpu().double() for parameter in (head.weight, head.bias))
     hidden, labels = features[last].cpu().double(), labels.cpu()
     loss = float(LOSSES[train.loss](hidden @ weight.T + bias, labels))
-    decayed = (parameter for parameter in model.parameters() if train.decay == "all" or parameter.ndim >= 2)
-    penalty = train.weight_decay / 2 * math.fsum(float(parameter.detach().double().square().sum()) for parameter in decayed)
+    decayed = (parameter.detach().double() for parameter, decays in is_decayed(model, train) if decays)
+    penalty = train.weight_decay / 2 * math.fsum(float(parameter.square().sum()) for parameter in decayed)
     found = ObjectiveRecord(
         epoch, train.weight_decay, loss, penalty, objective=loss + penalty, floor=0.0, excess=loss, distance=None
     )
@@ -71,7 +72,8 @@ def relative_gradient(model: nn.Module, data: LabeledData, recipe: Recipe) -> fl
     """Return ‖g + λθ‖ / (‖g‖ + ‖λθ‖), with g the gradient of the loss and θ the decayed parameters."""
     # At a stationary point the two parts cancel. The ratio is 0 there, 1 where they do not oppose each other at all, and does
     # not change if the objective is multiplied by a number. Of autograd.grad the parameters' own gradients stay as they are.
-    train, parameters = recipe.training, [parameter for parameter in model.parameters() if parameter.requires_grad]
+    train, trainable = recipe.training, is_decayed(model, recipe.training)
+    parameters = [parameter for parameter, _ in trainable]
     of_loss = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     with torch.enable_grad():
         for inputs, labels in Batches(data, recipe.measure.batch_size):
@@ -79,8 +81,7 @@ def relative_gradient(model: nn.Module, data: LabeledData, recipe: Recipe) -> fl
             for total, part in zip(of_loss, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
                 if part is not None:
                     total += part
-    decay = [train.weight_decay if train.decay == "all" or parameter.ndim >= 2 else 0.0 for parameter in parameters]
-    of_decay = [factor * parameter.detach().double() for factor, parameter in zip(decay, parameters, strict=True)]
+    of_decay = [train.weight_decay * decays * parameter.detach().double() for parameter, decays in trainable]
     both = [one + other for one, other in zip(of_loss, of_decay, strict=True)]
     whole, loss_norm, decay_norm = (float(nn.utils.get_total_norm(parts)) for parts in (both, of_loss, of_decay))
     return whole / (loss_norm + decay_norm) if whole else 0.0

@@ -16,6 +16,7 @@ from ncollapse.data import Batches, LabeledData, shuffled_batches
 from ncollapse.recipes.training import TrainConfig
 from ncollapse.records.rows import EpochRecord
 from ncollapse.train.coding_rate_loss import coding_rate_loss
+from ncollapse.train.decayed import is_decayed
 from ncollapse.train.epoch_part import EpochPart, Step, TrainingStopped
 from ncollapse.train.execution import Network, check_execution, execution, logits_of
 from ncollapse.train.lbfgs import LBFGSWithDecay, in_float64
@@ -53,23 +54,19 @@ class DecoupledSGD(torch.optim.SGD):
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Return the optimizer of a run; ``train`` sets its learning rate in every epoch.
 
-    SGD, Adam and L-BFGS have the decay in the gradient; AdamW and SGDW decouple the two. One group of parameters is decayed:
-    all, or with ``decay="weights"`` those of two or more axes. The rest, if any, is a second group without decay.
+    SGD, Adam and L-BFGS have the decay in the gradient; AdamW and SGDW decouple the two. One group of parameters is decayed,
+    those that ``decay`` names. The rest, if any, is a second group without decay.
     """
-
-    def is_decayed(parameter: nn.Parameter) -> bool:
-        return config.decay == "all" or parameter.ndim >= 2
-
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trainable if is_decayed(parameter)]
-    others = [parameter for parameter in trainable if not is_decayed(parameter)]
+    trainable = is_decayed(model, config)
+    decayed = [parameter for parameter, decays in trainable if decays]
+    others = [parameter for parameter, decays in trainable if not decays]
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     # One kernel for the whole update, where torch has one. For narrow networks it needs a third of the time of the default.
-    fused = all(parameter.device.type in {"cpu", "cuda"} for parameter in trainable)
+    fused = all(parameter.device.type in {"cpu", "cuda"} for parameter, _ in trainable)
     if config.optimizer == "lbfgs":
         return LBFGSWithDecay(groups, config.learning_rate, config.iterations)
     if config.optimizer in {"adam", "adamw"}:
