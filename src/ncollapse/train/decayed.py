@@ -9,8 +9,8 @@ def is_decayed(model: nn.Module, config: TrainConfig) -> list[tuple[nn.Parameter
     """Pair each trainable parameter with whether it is decayed."""
     within: nn.Module = model
     if config.decay == "blocks_and_head":
-        parts = [getattr(model, name, None) for name in ("blocks", "head")]
-        if not all(isinstance(part, nn.Module) for part in parts):
+        parts = [part for name, part in model.named_children() if name in {"blocks", "head"}]
+        if len(parts) < 2:
             raise ValueError(
                 f"train.decay=blocks_and_head needs a network with blocks and a head, got {type(model).__name__}. "
                 "Use train.decay=weights."
