@@ -1,5 +1,7 @@
 """What docs/findings.md says of regularized networks and their depth: each number comes from docs/ledger.json."""
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +38,7 @@ def facts_of_depth(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict
         "deep_verdicts": by_verdict({named[name]: row["verdict"] for name, row in rows.items()}),
         "deep_counts": listed([f"{smaller[name]} in {right[name]} of {rows[name]['votes']} settings" for name in rows]),
         "deep_arms": arms_of_depth(ledger),
+        "deep_decay": shares_of_decay(ledger),
         "deep_control": by_verdict({named[name]: claims[f"deep_control_{name}"]["verdict"] for name in _METRICS}),
         "deep_over_settings": words if around else _APART if apart else "",
         **{name: verdicts_on(f"deep:{name.replace('_', '-')}") for name in _IN_STEPS},
@@ -43,8 +46,13 @@ def facts_of_depth(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict
 
 
 def deep_sweeps(ledger: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """List the sweeps over depth of regularized networks."""
+    """List the sweeps of regularized networks over depth, and those of one block with the decays of deeper networks."""
     return [sweep for sweep in ledger["sweeps"].values() if sweep.get("depths")]
+
+
+def is_second_arm(sweep: Mapping[str, Any]) -> bool:
+    """Whether a sweep is of one block with the decays of deeper networks."""
+    return "--over train.weight_decay=" in sweep["command"]
 
 
 def network_of(sweep: Mapping[str, Any]) -> str:
@@ -54,14 +62,47 @@ def network_of(sweep: Mapping[str, Any]) -> str:
     kind = next((kind for word, kind in kinds.items() if word in command), "L-RN1")
     loss = "mean squared error" if "loss=mse" in command else "cross-entropy"
     data = listed([DATA.get(word, word) for word in sweep["data"]])
-    return f"{'pre-LN ' if 'norm=pre' in command else ''}{kind}, {data}, {loss}"
+    stem = ", trained stem" if "decay=blocks_and_head" in command else ""
+    width = re.search(r"model\.norm_rounding=(\S+)", command)
+    rounded = f", normalization rounded within {width[1]}" if width else ""
+    return f"{'pre-LN ' if 'norm=pre' in command else ''}{kind}, {data}, {loss}{stem}{rounded}"
 
 
 def arms_of_depth(ledger: Mapping[str, Any]) -> str:
     """Name the numbers of blocks that were compared, and the networks."""
     # The negative control, of two layers per block at one λ, is no setting of these rows.
-    covered = [sweep for sweep in deep_sweeps(ledger) if not network_of(sweep).startswith("L-RN2,")]
-    return listed([f"L = {listed(list(sweep['depths']))} blocks ({network_of(sweep)})" for sweep in covered])
+    covered = [s for s in deep_sweeps(ledger) if not network_of(s).startswith("L-RN2,") and not is_second_arm(s)]
+    blocks = {network_of(sweep): listed([str(row["blocks"]) for row in sweep["depths"]]) for sweep in covered}
+    return listed([f"L = {numbers} ({network})" for network, numbers in blocks.items()])
+
+
+def shares_of_decay(ledger: Mapping[str, Any]) -> str:
+    """Say how much of the fall from the shallowest to the deepest network is left beside the shallowest with the λ of that."""
+    said = []
+    for arm in filter(is_second_arm, deep_sweeps(ledger)):
+        network = network_of(arm)
+        (deep,) = (s["depths"] for s in deep_sweeps(ledger) if network_of(s) == network and not is_second_arm(s))
+        first, last = deep[0], deep[-1]
+        alone = next(row for row in arm["depths"] if math.isclose(row["decay"], last["decay"]))
+        falls = {name: (_decades(key, first, last), _decades(key, alone, last)) for key, name in _FALLING.items()}
+        words = listed([f"{name} by {whole:.2f}, of which {left:.2f} are left" for name, (whole, left) in falls.items()])
+        said.append(f"from L = {first['blocks']} to {last['blocks']} ({network}) {words}")
+    if not said:
+        return ""
+    return (
+        "Where λ ∝ 1/L, a part of the fall comes with the smaller λ alone. In decades of the medians in the table, and beside "
+        f"one block with the λ of the deepest network: {'; '.join(said)}."
+    )
+
+
+_FALLING = {"excess/λ": "the excess falls", "pfc1": "NC1", "nc2_etf_weights": "NC2", "nc3_cosine": "NC3"}
+
+
+def _decades(key: str, above: Mapping[str, Any], below: Mapping[str, Any]) -> float:
+    """Return by how many decades a quantity of one row of the table is below that of another; of excess/λ, the excess."""
+    factors = (row["decay"] if key == "excess/λ" else 1.0 for row in (above, below))
+    high, low = (row[key] * factor for row, factor in zip((above, below), factors, strict=True))
+    return math.log10(high / low)
 
 
 def by_verdict(states: Mapping[str, str]) -> str:

@@ -104,14 +104,25 @@ def verdicts(claims: dict[str, Any], filled: dict[str, Any]) -> list[str]:
     for words, *keys in BY_METRIC:
         cells = [cell(claims, key) for key in keys]
         lines.append(f"| {' | '.join([words, *cells, *['–'] * (len(lines[0].split('|')) - 3 - len(cells))])} |")
-    lines += ["", "| | verdict | interval, 95 % | p, corrected | settings × seeds |", "|---|---|---|---|---|"]
+    heads = ["", "verdict", "interval, 95 %", "lowest and highest setting", "p, corrected", "settings × seeds"]
+    lines += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for words, key in SINGLE:
         row = claims[key]
         p_value = f"{row['p']:.2g}" if row.get("p") is not None else "–"
         lines.append(
-            f"| {words.format(**filled)} | {cell(claims, key)} | {interval(row)} | {p_value} | {row['votes']}, {row['seeds']} |"
+            f"| {words.format(**filled)} | {cell(claims, key)} | {interval(row)} | {between_settings(row)} | {p_value} | "
+            f"{row['votes']}, {row['seeds']} |"
         )
     return lines
+
+
+def between_settings(row: dict[str, Any]) -> str:
+    """Write the lowest and the highest number of the settings with a vote."""
+    votes = [found["value"] for found in row["by_setting"].values() if found["stands"]]
+    if len(votes) < 2:
+        return "–"
+    low, high = (f"{100 * end:.3g}" if row["is_share"] else f"{end:.3g}" for end in (min(votes), max(votes)))
+    return f"{low} to {high}{' %' if row['is_share'] else ''}"
 
 
 def settings(claims: dict[str, Any]) -> list[str]:
@@ -127,16 +138,17 @@ def settings(claims: dict[str, Any]) -> list[str]:
 
 def depths(ledger: dict[str, Any]) -> list[str]:
     """Write what the sweeps over depth say at every depth, and how near to its floor the objective comes."""
-    heads = ["network", "L", "stationary runs", *DEPTH_COLUMNS.values()]
+    heads = ["network", "L", "λ", "stationary runs", *DEPTH_COLUMNS.values()]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for sweep in deep_sweeps(ledger):
-        for blocks, row in sweep["depths"].items():
+        for row in sweep["depths"]:
             numbers = ("–" if row[key] is None else f"{row[key]:.3g}" for key in DEPTH_COLUMNS)
-            lines.append(f"| {network_of(sweep)} | {blocks} | {row['stationary']} of {row['runs']} | {' | '.join(numbers)} |")
+            place = f"{network_of(sweep)} | {row['blocks']} | {row['decay']:g}"
+            lines.append(f"| {place} | {row['stationary']} of {row['runs']} | {' | '.join(numbers)} |")
     return [
         "Depth of regularized networks, at stationary points, as medians over the stationary runs. The *excess* is that of the "
         "objective over its floor GUFM\\*, the minimum of the generalized unconstrained features model. It is shown over λ and "
-        "over GUFM\\*:",
+        "over GUFM\\*. Where λ falls with L, one block with the λ of each depth shows what λ does alone:",
         "",
         *lines,
         "",

@@ -90,19 +90,22 @@ def about(folder: Path, place: str = "runs") -> dict[str, Any]:
         "seconds": None if None in seconds else math.fsum(filter(None, seconds)),
         "versions": sorted({f"torch {run.environment['torch']} on {run.environment['device']}" for run in runs}),
         "data": sorted({str(setting(run, "data.name")) for run in runs}),
-        "depths": depths(runs) if "model.num_blocks" in sweep.fields and all(run.objective for run in runs) else None,
+        "depths": by_depth(runs) if all(run.objective for run in runs) else None,
     }
 
 
-def depths(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return for each number of blocks how many runs are stationary, and medians over these."""
-    found = {}
-    for blocks in sorted({setting(run, "model.num_blocks") for run in runs}):
-        own = [run for run in runs if setting(run, "model.num_blocks") == blocks]
+def by_depth(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return for each number of blocks and decay how many runs are stationary, and medians over these."""
+    groups: dict[tuple[int, float], list[Run]] = {}
+    for run in runs:
+        assert run.last_objective is not None
+        groups.setdefault((setting(run, "model.num_blocks"), run.last_objective.weight_decay), []).append(run)
+    found = []
+    for (blocks, decay), own in sorted(groups.items()):
         still = [run for run in own if is_stationary(run)]
         values = {key: [BY_KEY[key].read(run) for run in still] for key in DEPTH_COLUMNS}
         medians = {key: statistics.median(read) if read and None not in read else None for key, read in values.items()}
-        found[str(blocks)] = {"runs": len(own), "stationary": len(still), **medians}
+        found.append({"blocks": blocks, "decay": decay, "runs": len(own), "stationary": len(still), **medians})
     return found
 
 

@@ -159,8 +159,35 @@ def test_the_readme_has_the_verdicts_of_the_ledger(module, ledger):
 
 def test_the_negative_control_is_not_listed_among_the_networks_that_depth_helps(script, ledger):
     arms = script("findings_depth").arms_of_depth(ledger)
-    assert "(L-RN2 with λ ∝ 1/L, digits, cross-entropy)" in arms
+    assert "(L-RN2 with λ ∝ 1/L, digits, cross-entropy, normalization rounded within 0.1)" in arms
     assert "(L-RN2, digits" not in arms
+    falling = [
+        sweep for sweep in ledger["sweeps"].values() if "sweep deep_rn2_small --over model.num_blocks" in sweep["command"]
+    ]
+    assert arms.count("L-RN2") == len(falling) > 0
+
+
+def test_where_the_decay_falls_its_own_share_of_the_fall_is_taken_out(script):
+    """The excess over λ is the same everywhere, so that all of its fall from 8 to 1 is that of λ."""
+    rest = {"nc2_etf_weights": 1.0, "nc3_cosine": 1.0}
+    entries = [{"blocks": blocks, "decay": decay, "excess/λ": 2.0, "pfc1": nc1, **rest}
+               for blocks, decay, nc1 in ((1, 0.8, 1.0), (8, 0.1, 0.01))]  # fmt: skip
+    alone = [{"blocks": 1, "decay": decay, "excess/λ": 2.0, "pfc1": 0.1, **rest} for decay in (0.4, 0.1)]
+    command = "ncollapse sweep deep_rn2_small --over {}=1,2 --set model.norm_rounding=0.1"
+    ledger = {"sweeps": {field: {"command": command.format(field), "data": ["digits"], "depths": depths}
+                         for field, depths in (("model.num_blocks", entries), ("train.weight_decay", alone))}}  # fmt: skip
+    said = script("findings_depth").shares_of_decay(ledger)
+    assert "from L = 1 to 8 (L-RN2 with λ ∝ 1/L, digits, cross-entropy, normalization rounded within 0.1)" in said
+    assert "the excess falls by 0.90, of which 0.00 are left, NC1 by 2.00, of which 1.00 are left" in said
+    assert script("findings_depth").shares_of_decay({"sweeps": {}}) == ""
+
+
+def test_only_settings_with_a_vote_have_a_place_in_the_range(script):
+    votes = {"a": {"value": 0.25, "stands": "wrong"}, "b": {"value": 0.5, "stands": "open"}, "c": {"value": 1, "stands": ""}}
+    between = script("findings_tables").between_settings
+    assert between({"is_share": True, "by_setting": votes}) == "25 to 50 %"
+    assert between({"is_share": False, "by_setting": votes}) == "0.25 to 0.5"
+    assert between({"is_share": False, "by_setting": {"a": votes["a"], "c": votes["c"]}}) == "–"
 
 
 def test_new_seeds_stand_beside_the_same_settings(module, ledger):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
+from ncollapse.claims.quantities import BY_KEY
 from ncollapse.experiments import EXPERIMENTS, Work, deep
 from ncollapse.experiments.deep import _Row, _Sweep, mean_decades
 from ncollapse.experiments.experiment import Panel
@@ -33,8 +34,10 @@ def test_the_control_has_the_decay_of_the_deeper_network(tmp_path):
         lines = ("networks", "one block with the λ of that depth")
         deep, control = (math.log10(values[line, 1] / values[line, 2]) for line in lines)
         assert found.value == pytest.approx(deep - control)
-        # It is no state before training.
-        assert found.before is None
+        read = BY_KEY[key].read
+        first, *others = (read(run, 0) for run in (sweep.deep[1], sweep.deep[2], sweep.control[2]))
+        assert found.before == pytest.approx(math.log10(first / others[0]) - math.log10(first / others[1]))
+        assert found.before != pytest.approx(found.value)
         assert {point.panel for point in found.points} == {name}
     # With one λ the network of one block is the control, and gains nothing.
     for sign in (1, -1):
@@ -42,17 +45,19 @@ def test_the_control_has_the_decay_of_the_deeper_network(tmp_path):
         constant = row.measure(work, "pfc1", Panel("NC1", "blocks L"))
         values = {point.x: point.y for point in constant.points}
         assert constant.value == pytest.approx(sign * math.log10(values[1] / values[2]))
+        # Of the negative control nothing is expected of depth, before training either.
+        assert (constant.before is None) == (sign < 0)
     # A number that is not there leaves nothing to test.
-    assert sweep.gain(sweep.deep, "depth_floor") is None
+    assert sweep.gain(sweep.deep, "depth_floor", None) is None
     assert row.measure(work, "depth_floor", Panel("", "")).value is None
 
 
 @pytest.mark.parametrize(("values", "expected"), [((1.0, 0.1, 0.01), 1.5), ((1.0, 0.1, None), None), ((1.0, 0.0, 0.1), None)])
 def test_a_gain_needs_a_number_at_every_depth(monkeypatch, values, expected):
-    monkeypatch.setattr(deep, "BY_KEY", {"x": SimpleNamespace(read=lambda run: run)})
+    monkeypatch.setattr(deep, "BY_KEY", {"x": SimpleNamespace(read=lambda run, epoch: run)})
     sweep = object.__new__(_Sweep)
     sweep.deep = dict(zip((1, 2, 4), values, strict=True))
-    assert sweep.gain(sweep.deep, "x") == (None if expected is None else pytest.approx(expected))
+    assert sweep.gain(sweep.deep, "x", None) == (None if expected is None else pytest.approx(expected))
 
 
 def test_kinks_are_shown_by_the_same_weights_with_another_activation(tmp_path, monkeypatch):

@@ -51,10 +51,10 @@ class _Sweep:
             self.control[depth] = work.run(recipe, *settings, "model.num_blocks=1", decay)
         self.arms = {_NETWORKS: self.deep} | ({_CONTROL: self.control} if falling else {})
 
-    def gain(self, runs: dict[int, Run], metric: str) -> float | None:
+    def gain(self, runs: dict[int, Run], metric: str, epoch: int | None) -> float | None:
         """Return by how many decades runs of L > 1 are below the network of one block, on average; None if one is not there."""
         read = BY_KEY[metric].read
-        values = [read(self.deep[1]), *(read(run) for depth, run in runs.items() if depth > 1)]
+        values = [read(self.deep[1], epoch), *(read(run, epoch) for depth, run in runs.items() if depth > 1)]
         known = [value for value in values if value is not None and value > 0]
         return mean_decades(known) if len(known) == len(values) else None
 
@@ -139,27 +139,27 @@ class _Row:
     def measure(self, work: Work, key: str, panel: Panel) -> Found:
         """Train the networks of a seed, and compare deeper ones with the control: one block with the same λ and steps."""
         sweep = _Sweep(work, self.recipe, self.settings, self.depths, self.falling)
-        # Where λ is one for all depths, the control is the first of the networks, and gains nothing.
-        deep, control = (sweep.gain(runs, key) for runs in (sweep.deep, sweep.control))
-        value = None if deep is None or control is None else self.sign * (deep - control)
-        return Found(value, sweep.points(key, panel.title))
+
+        def gain(epoch: int | None = None) -> float | None:
+            # Where λ is one for all depths, the control is the first of the networks, and gains nothing.
+            deep, control = (sweep.gain(runs, key, epoch) for runs in (sweep.deep, sweep.control))
+            return None if deep is None or control is None else self.sign * (deep - control)
+
+        # No base rate of the negative control: that nothing comes of depth may well be so before training too.
+        return Found(gain(), sweep.points(key, panel.title), gain(0) if self.sign > 0 else None)
 
     def experiment(self, key: str, metric: str) -> Experiment:
         """Return the experiment about a metric; those of a row share their runs."""
         minus = "Decades" if self.sign > 0 else "Minus the decades (so the test asks for more: that it gets worse)"
-        control = (
-            ", minus those of one block with the λ of each L, so that the effect of λ alone is taken out"
-            if self.falling
-            else ""
-        )
+        alone = ", minus those of one block with the λ of each L, so that the effect of λ alone is taken out" * self.falling
         panel = Panel(metric[0].upper() + metric[1:], "blocks L", log_x=True)
         return Experiment(
             f"{self.name}-{metric.split()[0].lower()}",
             f"{self.item}, {metric}",
             f"{self.title}, after equal steps",
             self.says.format(metric=metric),
-            f"{minus} by which networks of L > 1 are below that of one block in {metric}, on average{control}; {self.what}, "
-            f"L = {', '.join(map(str, self.depths))}. {_IN_STEPS}",
+            f"{minus} by which networks of L > 1 are below that of one block in {metric}, on average{alone}; "
+            f"{self.what}, L = {', '.join(map(str, self.depths))}. {_IN_STEPS}",
             partial(self.measure, key=key, panel=panel),
             (panel,),
             seeds=self.seeds,
