@@ -62,10 +62,9 @@ def network_of(sweep: Mapping[str, Any]) -> str:
     kind = next((kind for word, kind in kinds.items() if word in command), "L-RN1")
     loss = "mean squared error" if "loss=mse" in command else "cross-entropy"
     data = listed([DATA.get(word, word) for word in sweep["data"]])
-    stem = ", trained stem" if "decay=blocks_and_head" in command else ""
     width = re.search(r"model\.norm_rounding=(\S+)", command)
     rounded = f", normalization rounded within {width[1]}" if width else ""
-    return f"{'pre-LN ' if 'norm=pre' in command else ''}{kind}, {data}, {loss}{stem}{rounded}"
+    return f"{'pre-LN ' if 'norm=pre' in command else ''}{kind}, {data}, {loss}{rounded}"
 
 
 def arms_of_depth(ledger: Mapping[str, Any]) -> str:

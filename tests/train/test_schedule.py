@@ -93,7 +93,7 @@ def test_measuring_epochs_needs_an_epoch() -> None:
         ({"deterministic": 1}, r"train.deterministic must be true or false, got 1. Pass one"),
         ({"compiled": "yes"}, r"train.compiled must be true or false, got 'yes'. Pass one"),
         ({"checkpoint_every": 0}, r"train.checkpoint_every must be an integer of 1 or more, got 0"),
-        ({"decay": "none"}, r"train.decay must be one of weights, blocks_and_head, all, got 'none'. Pick one"),
+        ({"decay": "none"}, r"train.decay must be one of weights, all, got 'none'. Pick one"),
         ({"optimizer": "lion"}, r"train.optimizer must be one of sgd, adam, sgdw, adamw, lbfgs, got 'lion'"),
         ({"schedule": "linear"}, r"train.schedule must be one of steps, cosine, got 'linear'"),
         ({"loss": "hinge"}, r"train.loss must be one of cross_entropy, mse, dot_regression, mcr2, got 'hinge'"),

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ncollapse.recipes.checks import check_choices
 
-Decay = Literal["weights", "blocks_and_head", "all"]
+Decay = Literal["weights", "all"]
 LossName = Literal["cross_entropy", "mse", "dot_regression", "mcr2"]
 OptimizerName = Literal["sgd", "adam", "sgdw", "adamw", "lbfgs"]
 # Their decay multiplies the weights and is no part of a gradient, so that they descend on no objective with weight decay.
@@ -31,9 +31,7 @@ class TrainConfig:
             one and the same objective. ``sgdw`` and ``adamw`` multiply the weights by ``1 - learning_rate * weight_decay``
             instead.
         decay: ``weights`` decays matrices and kernels only, no biases and no normalization parameters (deepest
-            collapse); ``blocks_and_head`` of these only those of the blocks and of the classifier; ``all`` decays every
-            parameter. A stem in front of a normalization can shrink without changing the output, so that with ``weights`` the
-            objective has no minimizer; with ``blocks_and_head`` the length of the stem has no effect on it.
+            collapse); ``all`` decays every parameter.
         milestones: Fractions of ``epochs``, rising, in (0, 1): after ``floor(fraction * epochs)`` epochs (but after
             one at the earliest) the learning rate is multiplied by ``gamma``.
         gamma: In (0, 1].
