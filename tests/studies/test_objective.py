@@ -41,7 +41,6 @@ RELATIVE = [
     "rn1",
     "rn1, mse",
     "rn1, sgd in batches, all decayed",
-    "rn1, stem not decayed",
     "rn2, λ/L",
     "t22, pre-norm, mean, √d",
 ]
