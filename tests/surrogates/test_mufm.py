@@ -24,6 +24,7 @@ from ncollapse.surrogates import (
     gradient_flow,
     growth_threshold,
     merged_decay,
+    mufm,
     shrinkage,
     straight_layers,
 )
@@ -291,13 +292,38 @@ class Noted:
         return SolverResult(start, (slope_at(start)[0],), True, "noted")
 
 
-def test_descent_begins_at_ridge_regression_then_at_the_start_then_at_random():
+@pytest.mark.parametrize("bias", ["none", "free"])
+def test_descent_begins_at_ridge_regression_and_best_features_in_turn(bias, monkeypatch):
+    """On the samples themselves, where the solver has their sums alone."""
+    problem = MUFM(INPUTS, LABELS, lambda_w=0.01, lambda_h=0.1, bias=bias)
+    targets, features = torch.nn.functional.one_hot(LABELS).double(), INPUTS
+    values = []
+    for rounds in range(4):
+        inputs, aims = (one - one.mean(dim=0) if bias == "free" else one for one in (features, targets))
+        weight = torch.linalg.solve(inputs.T @ inputs + 0.12 * torch.eye(5, dtype=torch.float64), inputs.T @ aims).T
+        noted = Noted()
+        monkeypatch.setattr(mufm, "_ROUNDS", rounds)
+        EliminatedFeatures(starts=1, descent=noted).run(problem, problem.start(3))
+        assert torch.allclose(noted.starts[0], weight, atol=1e-12)
+        point = problem.best_features(weight)
+        features = point["features"]
+        values.append(float(problem.objective(point)))
+    assert values == sorted(values, reverse=True)
+    assert len(set(values)) == 4
+
+
+def test_a_round_that_rounding_spoils_is_not_the_start(monkeypatch):
+    noted, problem = Noted(), golden_model(0.01, 0.1)
+    for spoiled in (math.nan, 1e9):
+        monkeypatch.setattr(type(problem.reduced), "alternated", lambda self, weight, by=spoiled: weight * by)
+        EliminatedFeatures(starts=1, descent=noted).run(problem, problem.start(3))
+        assert torch.equal(noted.starts[-1], problem.reduced.ridge())
+
+
+def test_later_descents_begin_at_the_start_then_at_random():
     problem, noted = golden_model(0.01, 0.1), Noted()
     start = problem.start(3)
     run = EliminatedFeatures(starts=5, descent=noted).run(problem, start)
-    targets = torch.nn.functional.one_hot(LABELS).double()
-    ridge = torch.linalg.solve(INPUTS.T @ INPUTS + 0.12 * torch.eye(5, dtype=torch.float64), INPUTS.T @ targets).T
-    assert torch.allclose(noted.starts[0], ridge, atol=1e-13)
     assert torch.equal(noted.starts[1], start["weight"])
     generator = torch.Generator().manual_seed(0)
     for weight in noted.starts[2:]:

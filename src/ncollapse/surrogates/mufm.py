@@ -143,11 +143,17 @@ class MUFM(DataProblem):
         return best_bound(sizes, pulls, conjugate, self.lambda_w, self.lambda_h)
 
 
+# Rounds of ridge regression on the best features before the first descent: they cost as much as an evaluation each, and save
+# ten of 39 in the benchmark.
+_ROUNDS = 4
+
+
 @dataclass(frozen=True)
 class EliminatedFeatures:
     """L-BFGS in the weight alone, with the best features for each weight. It solves ``MUFM`` with mean squared error.
 
-    It starts at ridge regression, then at random weights, until a point is certified.
+    It starts at ridge regression, a few rounds of which on the best features for the last weight save iterations. Then it
+    starts at random weights, until a point is certified.
 
     Attributes:
         starts: The largest number of starts.
@@ -163,13 +169,22 @@ class EliminatedFeatures:
         found = self.minimize(problem.reduced, start["weight"])
         return SolverResult(problem.best_features(found.variables["weight"]), found.history, found.converged, found.description)
 
+    @staticmethod
+    def _first_weight(reduced: ReducedMUFM) -> Tensor:
+        """Return the weight after ridge regression on the data and on the best features in turn."""
+        first = weight = reduced.ridge()
+        for _ in range(_ROUNDS):
+            weight = reduced.alternated(weight)
+        # Rounding can spoil a round where decays are tiny; then ridge regression on the data is the start.
+        return min((first, weight), key=lambda one: reduced.value_and_gradient({"weight": one})[0])
+
     def minimize(self, reduced: ReducedMUFM, start: Tensor) -> SolverResult:
         """Find the best weight from the sums over the samples."""
         generator = torch.Generator().manual_seed(0)
         best: SolverResult | None = None
         for number in range(self.starts):
             if number < 2:
-                weight = reduced.ridge() if number == 0 else start
+                weight = self._first_weight(reduced) if number == 0 else start
             else:
                 weight = torch.randn(start.shape, generator=generator, dtype=torch.float64)
             found = self.descent.minimize(reduced.value_and_gradient, {"weight": weight})

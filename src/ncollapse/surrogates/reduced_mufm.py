@@ -100,3 +100,13 @@ class ReducedMUFM:
         """Return the best weight (K, d) if the features are the data: ridge regression."""
         identity = torch.eye(len(self.inputs), dtype=torch.float64)
         return torch.linalg.solve(self.inputs + self.num_samples * self.lambda_w * identity, self.cross, left=False)
+
+    def alternated(self, weight: Tensor) -> Tensor:
+        """Return the best weight (K, d) for the best features of another: ridge regression on them, from the same sums."""
+        identity = torch.eye(len(weight), dtype=torch.float64)
+        inverse = torch.linalg.inv(self.num_samples * identity + weight @ weight.T / self.lambda_h)
+        moved, aims = weight @ self.inputs - self.cross, weight @ self.cross.T - self.targets
+        # The features are X - Wᵀ Γ/λ_H with Γ = A R, so their products with themselves and with Y follow from those of X and Y.
+        pull, slopes = weight.T @ inverse @ moved / self.lambda_h, inverse @ (moved @ weight.T - aims) @ inverse
+        features = self.inputs - pull - pull.T + weight.T @ slopes @ weight / self.lambda_h**2
+        return replace(self, inputs=features, cross=self.cross - aims.T @ inverse @ weight / self.lambda_h).ridge()
