@@ -122,6 +122,11 @@ def test_arrows_point_down():
             "ncollapse.measure_features(torch.rand(40, 4) + torch.eye(4)[y], y, num_classes=4, metrics=['all', 'population'])",
             {"torch._dynamo", "sympy"},
         ),
+        (
+            "import torch, ncollapse; from torch import nn; net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)); "
+            "ncollapse.measure(net, [(torch.rand(40, 4), torch.arange(40) % 2)], num_classes=2)",
+            {"torch._dynamo", "sympy"},
+        ),
     ],
 )
 def test_light_imports(statement, absent):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from functools import reduce, wraps
+from functools import cached_property, reduce, wraps
 from operator import or_
 from typing import Any, NamedTuple, TypeGuard
 
@@ -184,6 +185,11 @@ class Dependence(TorchDispatchMode):
             address = self.address(parameter)
             self._sources[address] = self._sources.get(address, 0) | INPUTS << (index + 1)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # PyTorch would hide every call from its compiler, and import that for it, which takes a second. See below.
+        return False
+
     def of(self, tensor: Tensor) -> int:
         """Return the sources of a tensor."""
         return self._sources.get(self.address(tensor), 0)
@@ -207,8 +213,15 @@ class Dependence(TorchDispatchMode):
         return self.address(tensor) in self._ranked
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and hand on the sources of its arguments."""
-        kwargs = kwargs or {}
+        """Run an operation and hand on the sources of its arguments, hidden from PyTorch's compiler if that is there."""
+        run = self._hidden if "torch._dynamo" in sys.modules else self._run
+        return run(func, args, kwargs or {})
+
+    @cached_property
+    def _hidden(self) -> Any:
+        return torch.compiler.disable(self._run)
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         output = func(*args, **kwargs)
         self.may_reorder = self.may_reorder or _can_reorder(func, args, kwargs)
         tensors = list(_tensors((args, kwargs)))
