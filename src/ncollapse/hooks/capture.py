@@ -83,15 +83,16 @@ def dense_tensors(output: Any) -> list[Tensor]:
     """Return the dense floating-point tensors in an output: those that lie deeper come later, those named "logits" first."""
     parts, level = [output], [output]
     for _ in range(_DEEPEST):
-        level = [inner for part in level for _, inner in parts_of(part)]
+        if not (level := [inner for part in level for _, inner in parts_of(part)]):
+            break
         parts += level
     return [part for part in parts if is_dense(part) and part.is_floating_point() and part.ndim >= 1]
 
 
 def parts_of(part: Any) -> list[tuple[Any, Any]]:
     """Return the keys and values of a mapping, a sequence or a dataclass, what is named logits first."""
-    if isinstance(part, PackedSequence):
-        return []  # its rows are time steps, sorted by length
+    if type(part) is Tensor or isinstance(part, PackedSequence):
+        return []  # rows of a packed sequence are time steps, sorted by length
     if isinstance(part, Mapping):
         items = list(part.items())
     elif is_dataclass(part) and not isinstance(part, type):
@@ -224,7 +225,7 @@ class Dependence(TorchDispatchMode):
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         output = func(*args, **kwargs)
         self.may_reorder = self.may_reorder or _can_reorder(func, args, kwargs)
-        tensors = list(_tensors((args, kwargs)))
+        tensors = _tensors((args, kwargs))
         taken = {self.address(tensor) for tensor in tensors}
         self._read |= dict.fromkeys(taken, self.finished)
         # Weights of experts are ranked too, but what is multiplied by them is not.
@@ -243,12 +244,13 @@ class Dependence(TorchDispatchMode):
     def address(self, tensor: Tensor) -> int:
         """Return where a tensor's memory is, for as long as this is active."""
         try:
-            reference = StorageWeakRef(tensor.untyped_storage())
+            storage = tensor.untyped_storage()
         except (NotImplementedError, RuntimeError):  # a sparse or wrapped tensor has no memory of its own
             self._seen.setdefault(-id(tensor), tensor)
             return -id(tensor)
-        self._seen.setdefault(reference.cdata, reference)
-        return int(reference.cdata)
+        if storage._cdata not in self._seen:
+            self._seen[storage._cdata] = StorageWeakRef(storage)
+        return int(storage._cdata)
 
 
 def _can_reorder(func: Any, args: Any, kwargs: Any) -> bool:
@@ -285,16 +287,14 @@ def _bits(number: int) -> Iterator[int]:
         number &= number - 1
 
 
-def _tensors(structure: Any) -> Iterator[Tensor]:
-    if isinstance(structure, Tensor):
-        yield structure
-    elif isinstance(structure, tuple | list | dict):
-        for part in structure.values() if isinstance(structure, dict) else structure:
-            yield from _tensors(part)
+def _tensors(structure: Any) -> list[Tensor]:
+    if isinstance(structure, tuple | list | dict):
+        parts = structure.values() if isinstance(structure, dict) else structure
+        return [tensor for part in parts for tensor in _tensors(part)]
+    return [structure] if isinstance(structure, Tensor) else []
 
 
-def _written(func: Any, args: Iterable[Any]) -> Iterator[Tensor]:
+def _written(func: Any, args: Iterable[Any]) -> list[Tensor]:
     """Return the arguments that an operation writes into."""
-    for argument, value in zip(func._schema.arguments if func._schema.is_mutable else (), args, strict=False):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from _tensors(value)
+    written = zip(func._schema.arguments, args, strict=False) if func._schema.is_mutable else ()
+    return _tensors([value for argument, value in written if argument.alias_info is not None and argument.alias_info.is_write])

@@ -9,6 +9,7 @@ from functools import reduce
 from operator import or_
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -32,6 +33,8 @@ from ncollapse.hooks.tap import INPUT, Tap
 
 # What changes by more than this share of the largest change is at the place of a changed token or pixel.
 _CHANGED = 1e-3
+# Classes whose operations no subclass takes over.
+_PLAIN = frozenset({Tensor, nn.Parameter})
 
 
 @dataclass(eq=False)
@@ -151,11 +154,15 @@ def input_call(call: ModuleCall) -> ModuleCall:
 
 def token_calls(trace: Trace) -> Iterator[ModuleCall]:
     """Yield what modules returned and took, as far as it has three dimensions, of which one counts the samples."""
+
+    def has_tokens(part: Captured | None, axis: int | None) -> bool:
+        return part is not None and axis is not None and part.tensor.ndim == 3 and part.tensor.is_floating_point()
+
     for call in trace.calls.values():
-        for state in (call, input_call(call)):
-            floating = state.output is not None and state.output.tensor.is_floating_point()
-            if floating and state.count == 1 and state.axis is not None and state.features.ndim == 3:
-                yield state
+        if call.count == 1 and has_tokens(call.output, call.axis):
+            yield call
+        if call.count == 1 and has_tokens(call.input, call.input_axis):
+            yield input_call(call)
 
 
 def token_states(trace: Trace, before: Trace | None = None) -> dict[str, Tensor]:
@@ -230,9 +237,10 @@ class _Recorder:
 
     def before(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            first = next(iter((*args, *kwargs.values())), None)
-            self.given.setdefault(name, {self.state(tensor) for tensor in dense_tensors([*args, *kwargs.values()])})
-            self.started.setdefault(name, (len(self.calls), self.copy(first) if is_whole(first) else None))
+            if name not in self.started:
+                taken = [*args, *kwargs.values()]
+                self.given[name] = {self.state(tensor) for tensor in dense_tensors(taken)}
+                self.started[name] = len(self.calls), self.copy(taken[0]) if taken and is_whole(taken[0]) else None
 
         return hook
 
@@ -272,6 +280,7 @@ class _Recorder:
     def copy(self, tensor: Tensor) -> Captured:
         """Copy a tensor, together with what it depends on."""
         sources = self.dependence.of(tensor)
-        with _disable_current_modes():  # the copy is no operation of the network
+        # The copy is no operation of the network.
+        with torch._C._DisableTorchDispatch() if type(tensor) in _PLAIN else _disable_current_modes():
             detached = tensor.detach()
             return Captured.of(detached, detached, copied=True, sources=sources)
