@@ -67,8 +67,7 @@ def _residuals(
     subtract_first = squares or features.dtype == torch.float64 or centers.spans_all
     if not subtract_first and head is not None and head.all is not None:
         return _projected_with(head, features, labels, centers, workspace), None
-    shape = (len(labels), centers.basis.shape[1])
-    projected = centers.basis.new_empty(shape) if centers.spans_all else centers.basis.new_zeros(shape[::-1])
+    projected = _before_projection(labels, centers, subtract_first=subtract_first)
     lengths = projected.new_zeros(len(labels)) if squares else None
     for rows, columns, tile in workspace.tiles(features):
         if head is not None:
@@ -79,12 +78,28 @@ def _residuals(
             lengths[rows] += tile.square().sum(dim=1)
         if centers.spans_all:
             projected[rows, columns] = tile
+        elif _is_narrow(centers):
+            projected.T[:, rows].addmm_(centers.basis[columns].T, tile.T)
         else:
-            # The basis has few columns, and the product is faster with them on the left.
-            projected[:, rows].addmm_(centers.basis[columns].T, tile.T)
+            projected[rows].addmm_(tile, centers.basis[columns])
+    return projected, lengths
+
+
+def _before_projection(labels: Tensor, centers: ClassCenters, *, subtract_first: bool) -> Tensor:
+    """Return what the projections of tiles are added to, (N, r): zeros, or minus the projections of the class means."""
     if centers.spans_all:
-        return projected, lengths
-    return projected.T if subtract_first else projected.T - centers.projections.index_select(0, labels), lengths
+        return centers.basis.new_empty(len(labels), centers.basis.shape[1])
+    if subtract_first:
+        shape = len(labels), centers.basis.shape[1]
+        return centers.basis.new_zeros(shape[::-1]).T if _is_narrow(centers) else centers.basis.new_zeros(shape)
+    if _is_narrow(centers):
+        return centers.projections.T.index_select(1, labels).neg_().T
+    return centers.projections.index_select(0, labels).neg_()
+
+
+def _is_narrow(centers: ClassCenters) -> bool:
+    """Return whether the basis has so few columns that a product is faster with them on the left."""
+    return centers.basis.shape[1] < FEWEST_ROWS
 
 
 def _projected_with(head: _Head, features: Tensor, labels: Tensor, centers: ClassCenters, workspace: Workspace) -> Tensor:
