@@ -85,6 +85,20 @@ def test_residual_sums_vanish_on_the_data_that_gave_the_means_and_nowhere_else()
     assert torch.allclose(moved.residual_sums, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("sizes", [(3,), (3, 4), (2, 3, 4), (3, 0), (4, 3, 0)])
+def test_many_classes_of_equal_two_or_more_sizes_are_weighed_by_their_own(sizes):
+    counts = torch.tensor(sizes).repeat(40)[:40]
+    labels = torch.arange(40).repeat_interleave(counts)
+    features = torch.randn(len(labels), 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    means = torch.randn(40, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    centers = centers_of(means, torch.arange(40), 40)
+    found = ClassDecisions.from_batch(features, labels, centers, counts=counts)
+    residual = (features - means[labels]) @ centers.basis
+    assert torch.allclose(found.within_sample, residual.T @ residual / len(labels), rtol=1e-12, atol=1e-12)
+    weighted = residual / (40 * counts[labels]).unsqueeze(1)
+    assert torch.allclose(found.within_class, weighted.T @ residual, rtol=1e-12, atol=1e-12)
+
+
 def test_some_classes_keep_their_sums_and_the_covariance_of_all():
     _, _, _, decisions = prepared(CASES["imbalanced"])
     chosen = decisions.select(torch.tensor([2, 0]))
@@ -330,10 +344,11 @@ def test_float32_features_far_from_the_origin_are_projected_as_exactly_as_float6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_features_of_many_columns_are_projected_in_tiles(dtype, monkeypatch):
+@pytest.mark.parametrize("num_classes", [4, 35])
+def test_features_of_many_columns_are_projected_in_tiles(dtype, num_classes, monkeypatch):
     generator = torch.Generator().manual_seed(1)
-    features, labels = torch.randn(70, 50, generator=generator).to(dtype), torch.arange(70) % 4
-    centers = centers_of(features, labels, 4)
+    features, labels = torch.randn(70, 50, generator=generator).to(dtype), torch.arange(70) % num_classes
+    centers = centers_of(features, labels, num_classes)
     whole = ClassDecisions.from_batch(features, labels, centers)
     residual = (features.double() - centers.moments.means[labels]) @ centers.basis
     assert torch.allclose(whole.within_sample, residual.T @ residual / 70, rtol=1e-12)

@@ -13,6 +13,7 @@ from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import ClassWeights
 from ncollapse.statistics.nearest import nearest_centers, own_is_nearest
 from ncollapse.statistics.projected import Projected
+from ncollapse.statistics.screen import FEWEST_ROWS
 
 # A symmetric product of this many columns or more is computed in blocks, those above the diagonal alone.
 _COLUMNS = 128
@@ -189,11 +190,18 @@ class ClassDecisions:
 
 
 def _within(residual: Tensor, labels: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the sums of squares with both class weights, from one product where these are the same."""
-    within_sample = _symmetric_product(residual, residual) / counts.sum()
+    """Compute the sums of squares with both class weights, 1/(K n_k) and 1/N, from one product where these are the same."""
     if bool((counts == counts[0]).all()):
+        within_sample = _symmetric_product(residual, residual) / counts.sum()
         return within_sample, within_sample
-    return _symmetric_product(residual / (len(counts) * counts[labels]).unsqueeze(1), residual), within_sample
+    sizes = counts[labels]
+    if len(counts) >= FEWEST_ROWS and len(different := torch.unique(sizes)) <= 2:
+        # Many classes of two sizes, such as nearly equal ones: the samples of each size have one product for both weights.
+        products = [_symmetric_product(part, part) for part in (residual[sizes == size] for size in different)]
+        per_class = [product / (len(counts) * size) for product, size in zip(products, different, strict=True)]
+        return torch.stack(per_class).sum(dim=0), torch.stack(products).sum(dim=0) / counts.sum()
+    weighted = residual / (len(counts) * sizes).unsqueeze(1)
+    return _symmetric_product(weighted, residual), _symmetric_product(residual, residual) / counts.sum()
 
 
 def _symmetric_product(left: Tensor, right: Tensor) -> Tensor:
