@@ -239,8 +239,9 @@ def _prepared(moments: Mapping[str, ClassMoments], processes: Processes) -> dict
     """Compute the centers of the layers whose classes all have samples."""
     ready = [name for name, value in moments.items() if bool((value.counts > 0).all()) and value.num_classes > 1]
     stacks = stacked_moments({name: moments[name] for name in ready})
-    # The first process computes the bases for all: if singular values are equal, as at collapse, the basis is not unique and
-    # differs between machines. The rest follows from the basis and the means, so that no K×K distances are sent.
+    # The first process computes the bases for all: where means are dependent, as those of equal classes, rounding alone decides
+    # the basis, and it differs between machines. The rest follows from the basis and the means, so that no K×K distances are
+    # sent.
     own: dict[str, Tensor] = {}
     with processes.sharing_errors():
         for names, stack in stacks.items() if processes.is_first else ():

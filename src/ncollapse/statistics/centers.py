@@ -128,15 +128,16 @@ class ClassCenters:
 
     @staticmethod
     def basis_of(moments: ClassMoments) -> Tensor:
-        """Return an orthonormal basis (..., d, r) of the span of the centered means, not unique for equal singular values."""
+        """Return an orthonormal basis (..., d, r) of the span of the centered means, not unique where these are dependent."""
         if moments.dim < moments.num_classes:
             # Nothing to project: the means may span the whole space.
             eye = torch.eye(moments.dim, dtype=torch.float64, device=moments.means.device)
             return eye.expand(*moments.means.shape[:-2], -1, -1)
-        # From singular vectors of the means, since eigenvectors of their Gram matrix would square the condition number.
-        _, _, right = torch.linalg.svd(moments.centered_means("class"), full_matrices=False)
+        # All means but one span as much, since they add up to zero. From Householder vectors of the means, since eigenvectors of
+        # their Gram matrix would square the condition number.
+        columns, _ = torch.linalg.qr(moments.centered_means("class")[..., :-1, :].mT)
         # The transpose is contiguous, because samples are multiplied by it from the left.
-        return right[..., : moments.num_classes - 1, :].contiguous().mT
+        return columns.mT.contiguous().mT
 
     @classmethod
     def in_basis(cls, moments: ClassMoments, basis: Tensor) -> ClassCenters:
