@@ -1,4 +1,4 @@
-"""Fisher ratios against NumPy, their invariances and degenerate cases."""
+"""Fisher ratios against NumPy, their invariances and degenerate cases, and eigenvalues of large between-class covariances."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ncollapse.metrics import fisher_ratios
+from ncollapse.metrics import fisher_ratios, variability
 from ncollapse.statistics import ClassScatter
 
 
@@ -65,3 +65,24 @@ def test_where_rounding_ends(share, counts):
     means = torch.tensor([[0.0, 0.0], [0.0, 1e-3], [0.0, 2e-3]], dtype=torch.float64)
     found = ratios((means[:, None] + corners).repeat(1, 5, 1).transpose(0, 1).reshape(60, 2))
     assert (found.discriminant > 1) is counts
+
+
+def hadamard(size):
+    ones = torch.ones(1, 1, dtype=torch.float64)
+    while len(ones) < size:
+        ones = torch.cat([torch.cat([ones, ones]), torch.cat([ones, -ones])], dim=1)
+    return ones
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-400, 2.0**400])
+@pytest.mark.parametrize("octaves", [0, 5, 8, 24])
+def test_squared_singular_values_keep_their_digits_in_all_directions(octaves, scale):
+    # Products of orthogonal columns of ±1 and powers of two, all of them exact.
+    sizes = scale * 2.0 ** -torch.arange(64, dtype=torch.float64).remainder(octaves + 1)
+    rows = hadamard(128)[:, :64] * sizes @ hadamard(64) / 8
+    values, vectors = variability._squared_singular_values(rows)
+    expected = 128 * sizes.square().sort(descending=True).values
+    assert torch.allclose(values, expected, rtol=1e-8 if octaves == 24 else 1e-11, atol=0)
+    assert torch.allclose(vectors.T @ vectors, torch.eye(64, dtype=torch.float64), atol=1e-13)
+    along = (rows @ vectors).square().sum(dim=0)
+    assert torch.allclose(along, expected, rtol=1e-8 if octaves == 24 else 1e-11, atol=0)

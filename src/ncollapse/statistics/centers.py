@@ -133,7 +133,7 @@ class ClassCenters:
             # Nothing to project: the means may span the whole space.
             eye = torch.eye(moments.dim, dtype=torch.float64, device=moments.means.device)
             return eye.expand(*moments.means.shape[:-2], -1, -1)
-        # All means but one span as much, since they add up to zero. From Householder vectors of the means, since eigenvectors of
+        # All means but one span as much, since they add up to zero. From Householder vectors of these, since eigenvectors of
         # their Gram matrix would square the condition number.
         columns, _ = torch.linalg.qr(moments.centered_means("class")[..., :-1, :].mT)
         # The transpose is contiguous, because samples are multiplied by it from the left.
