@@ -31,13 +31,13 @@ def test_without_rich_it_is_a_plain_line(capsys, monkeypatch):
 
 
 def test_walks_over_pairs_of_many_classes_are_shown(capsys, monkeypatch):
-    """Of 1,100 classes three tiles a side are six; a function of one's own counts batches only."""
+    """Of 600 classes three tiles a side are six; a function of one's own counts batches only."""
     monkeypatch.setitem(sys.modules, "rich.progress", None)
     network, batches = (
-        nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1100)),
-        [(torch.randn(1100, 2), torch.arange(1100))],
+        nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 600)),
+        [(torch.randn(600, 2), torch.arange(600))],
     )
-    options = {"num_classes": 1100, "metrics": ["gnc2"]}
+    options = {"num_classes": 600, "metrics": ["gnc2"]}
     measure(network, batches, progress=True, **options)
     lines = capsys.readouterr().err.split("\n")
     assert lines[0] == "\rMeasuring: batch 1 of 1"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # Rows of a tile of pairs. 512² float64 numbers are 2 MB, so that 50 000 classes need no K×K matrix.
-TILE = 512
+TILE = 256
 REPORT_TILES: ContextVar[Callable[[int, int], None] | None] = ContextVar("REPORT_TILES", default=None)
 """What a walk over more than one tile calls after each, with the tiles done and all of them; a measurement sets it."""
 # Numbers of one block of explicit differences.
