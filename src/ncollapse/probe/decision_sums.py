@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ncollapse.groups import Processes
-from ncollapse.measurement.totals import merge_layers, merged
+from ncollapse.measurement.totals import merge_layers
 from ncollapse.statistics.batch import Workspace
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.decisions import ClassDecisions
@@ -89,6 +89,9 @@ class DecisionSums:
         pending = self.pending[name]
         # A large batch in parts: deciding needs K numbers for each of its samples.
         for part in batch.parts(len(pending.room.labels)):
+            if not pending.filled and len(part.labels) == len(pending.room.labels):
+                self._decide(name, part)
+                continue
             if not pending.fits(part):
                 self._decide(name, pending.take())
             pending.add(part)
@@ -96,7 +99,7 @@ class DecisionSums:
     def _decide(self, name: str, batch: Projected) -> None:
         centers = self.centers[name]
         part = ClassDecisions.from_projected([batch], centers, self.counts[name].to(centers.basis.device))
-        self.sums[name] = merged(self.sums.get(name), part)
+        self.sums[name] = self.sums[name].merge_(part) if name in self.sums else part
 
     def finish(self, processes: Processes) -> dict[str, ClassDecisions]:
         """Merge the sums of all processes, on the CPU."""

@@ -150,19 +150,19 @@ class ClassDecisions:
         won = labels[:0] if squares is None else own_is_nearest(centers, residual, labels, squares)
         within_class, within_sample = _within(residual, labels, counts)
 
-        def count(indicator: Tensor) -> Tensor:
+        def count(indicator: Tensor | None) -> Tensor:
             # Not bincount, which has no deterministic kernel on CUDA.
-            return zeros.index_add(0, labels, indicator.double())
+            zeros = torch.zeros_like(centers.moments.scatter_traces)
+            return zeros if indicator is None else zeros.index_add_(0, labels, indicator.double())
 
-        zeros = torch.zeros_like(centers.moments.scatter_traces)
         return cls(
             counts=count(torch.ones_like(labels)),
             ncc_correct=count(nearest == labels),
             margin_sums=count(margins),
-            left_out=zeros if squares is None else count(torch.ones_like(labels)),
-            left_out_correct=zeros if squares is None else count(won),
-            agree=zeros if chosen is None else count(chosen == nearest),
-            cosine_sums=zeros if cosines is None else count(cosines),
+            left_out=count(None if squares is None else torch.ones_like(labels)),
+            left_out_correct=count(None if squares is None else won),
+            agree=count(None if chosen is None else chosen == nearest),
+            cosine_sums=count(cosines),
             within_class=within_class,
             within_sample=within_sample,
             residual_sums=torch.zeros_like(centers.coordinates).index_add_(0, labels, residual),
@@ -172,6 +172,12 @@ class ClassDecisions:
         """Merge the decisions about two sets of samples."""
         names = (item.name for item in fields(self))
         return ClassDecisions(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    def merge_(self, other: ClassDecisions) -> ClassDecisions:
+        """Merge the decisions about other samples in place, into a result of ``from_projected`` that nobody else holds."""
+        for item in fields(self):
+            getattr(self, item.name).add_(getattr(other, item.name))
+        return self
 
     def to(self, device: torch.device | str) -> ClassDecisions:
         """Return the same value on another device."""
@@ -193,7 +199,7 @@ def _within(residual: Tensor, labels: Tensor, counts: Tensor) -> tuple[Tensor, T
     """Compute the sums of squares with both class weights, 1/(K n_k) and 1/N, from one product where these are the same."""
     if bool((counts == counts[0]).all()):
         within_sample = _symmetric_product(residual, residual) / counts.sum()
-        return within_sample, within_sample
+        return within_sample, within_sample.clone()
     sizes = counts[labels]
     if len(counts) >= FEWEST_ROWS and len(different := torch.unique(sizes)) <= 2:
         # Many classes of two sizes, such as nearly equal ones: the samples of each size have one product for both weights.

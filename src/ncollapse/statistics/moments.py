@@ -212,15 +212,15 @@ def merge_stacked_groups_(
     """Merge one batch of L layers of features (N, d) into counts (K, L), means (K, L, d) and scatter traces (K, L)."""
     # Residuals are taken around the running mean, at first around a sample of the class. On the scale of the total scatter
     # it is never far from the batch's own mean, so that the correction below loses at most log10(n_batch/n_before) digits.
-    if len(groups.new):
-        means[groups.new] = torch.stack([features[groups.first].double() for features in layers], dim=1)
+    for index, features in enumerate(layers if len(groups.new) else ()):
+        means[groups.new, index] = features[groups.first].double()
     sums, squares = _shifted_sums(layers, groups, means, workspace)
     present = groups.present
     counts.index_add_(0, present, groups.counts.unsqueeze(1).expand(-1, len(layers)))
     seen = counts.index_select(0, present)
-    moved = sums / seen.clamp(min=1).unsqueeze(-1)
+    moved = sums.div_(seen.clamp(min=1).unsqueeze(-1))
     means.index_add_(0, present, moved)
-    traces.index_add_(0, present, squares - seen * moved.square().sum(dim=-1))
+    traces.index_add_(0, present, squares - seen * torch.linalg.vector_norm(moved, dim=-1).square())
 
 
 def _shifted_sums(layers: Sequence[Tensor], groups: LabelGroups, shift: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
