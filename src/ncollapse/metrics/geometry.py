@@ -14,6 +14,7 @@ from torch import Tensor
 from ncollapse.etf import seli_grams
 from ncollapse.metrics.pairs import CosineSums
 from ncollapse.polytopes import antipodal_pairs
+from ncollapse.statistics.moments import symmetric_product
 
 Target = Literal["etf", "orthogonal_frame"]
 
@@ -149,8 +150,8 @@ def _product_norm(left: Tensor, right: Tensor) -> Tensor:
     r"""Compute :math:`\lVert A B^T \rVert_F` of (..., K, d), from d×d matrices if these are smaller."""
     num_classes, dim = left.shape[-2:]
     if num_classes > max(dim, _MOST_ENTRIES):
-        own = left.mT @ left
-        other = own if left is right else right.mT @ right
+        own = symmetric_product(left, left)
+        other = own if left is right else symmetric_product(right, right)
         squared = (own * other).sum()
         # The sum cancels where the two span different directions.
         if left is right or squared > _NEAR * torch.linalg.norm(own) * torch.linalg.norm(other):

@@ -12,7 +12,7 @@ from ncollapse.metrics.pairs import PairTile, add_pairs
 from ncollapse.statistics.centers import ClassCenters
 from ncollapse.statistics.conventions import Convention, convention_parts
 from ncollapse.statistics.decisions import ClassDecisions
-from ncollapse.statistics.moments import ClassMoments, weighted_sum
+from ncollapse.statistics.moments import ClassMoments, symmetric_product, weighted_sum
 from ncollapse.statistics.scatter import ClassScatter
 
 # Squared distances below this share of the squared norms lose digits if they are computed from inner products.
@@ -78,7 +78,7 @@ def _squared_singular_values(rows: Tensor) -> tuple[Tensor, Tensor]:
     if rows.ndim == 2 and rows.shape[1] >= _MANY:
         # From the r×r product in half the time. Its eigenvalues have an error of about 1e-16 of the largest one, so they must
         # all be well above that: then the product less a multiple of one still has a Cholesky factor.
-        product = rows.T @ rows
+        product = symmetric_product(rows, rows)
         size = torch.linalg.matrix_norm(product)
         shifted = product.clone()
         shifted.diagonal().sub_(_LEAST_SHARE * size)

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from ncollapse.statistics.centers import ClassCenters, LinearClassifier
 from ncollapse.statistics.conventions import ClassWeights
+from ncollapse.statistics.moments import symmetric_product
 from ncollapse.statistics.nearest import nearest_centers, own_is_nearest
 from ncollapse.statistics.projected import Projected
 from ncollapse.statistics.screen import FEWEST_ROWS
-
-# A symmetric product of this many columns or more is computed in blocks, those above the diagonal alone.
-_COLUMNS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,27 +196,16 @@ class ClassDecisions:
 def _within(residual: Tensor, labels: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the sums of squares with both class weights, 1/(K n_k) and 1/N, from one product where these are the same."""
     if bool((counts == counts[0]).all()):
-        within_sample = _symmetric_product(residual, residual) / counts.sum()
+        within_sample = symmetric_product(residual, residual) / counts.sum()
         return within_sample, within_sample.clone()
     sizes = counts[labels]
     if len(counts) >= FEWEST_ROWS and len(different := torch.unique(sizes)) <= 2:
         # Many classes of two sizes, such as nearly equal ones: the samples of each size have one product for both weights.
-        products = [_symmetric_product(part, part) for part in (residual[sizes == size] for size in different)]
+        products = [symmetric_product(part, part) for part in (residual[sizes == size] for size in different)]
         per_class = [product / (len(counts) * size) for product, size in zip(products, different, strict=True)]
         return torch.stack(per_class).sum(dim=0), torch.stack(products).sum(dim=0) / counts.sum()
     weighted = residual / (len(counts) * sizes).unsqueeze(1)
-    return _symmetric_product(weighted, residual), _symmetric_product(residual, residual) / counts.sum()
-
-
-def _symmetric_product(left: Tensor, right: Tensor) -> Tensor:
-    """Compute AᵀB that is known to be symmetric."""
-    size = left.shape[1]
-    product = left.new_empty(size, size)
-    for start in range(0, size, _COLUMNS):
-        end = min(start + _COLUMNS, size)
-        product[start:end, start:] = left[:, start:end].T @ right[:, start:]
-        product[end:, start:end] = product[start:end, end:].T
-    return product
+    return symmetric_product(weighted, residual), symmetric_product(residual, residual) / counts.sum()
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -15,6 +15,8 @@ from ncollapse.statistics.conventions import ClassWeights, Convention, conventio
 
 # Class means closer than this, relative to their distance from the origin, differ only by the rounding of float64 sums.
 _RESOLUTION = 1e-13
+# A symmetric product of this many columns or more is computed in blocks, those above the diagonal alone.
+_COLUMNS = 128
 _LEAST_SQUARE = torch.finfo(torch.float64).tiny / torch.finfo(torch.float64).eps
 
 
@@ -190,6 +192,17 @@ class ClassMoments:
 def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
     """Compute the weighted sum of rows (..., K, d), shape (..., d)."""
     return (weights.unsqueeze(-2) @ rows).squeeze(-2)
+
+
+def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
+    """Compute AᵀB that is known to be symmetric."""
+    size = left.shape[1]
+    product = left.new_empty(size, size)
+    for start in range(0, size, _COLUMNS):
+        end = min(start + _COLUMNS, size)
+        product[start:end, start:] = left[:, start:end].T @ right[:, start:]
+        product[end:, start:end] = product[start:end, end:].T
+    return product
 
 
 def first_of_coincident(moments: ClassMoments) -> Tensor:
