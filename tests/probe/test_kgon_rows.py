@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import ncollapse as nc
+from ncollapse.probe import kgon_rows
 from ncollapse.probe.kgon_rows import KgonRows, rows_by_class
 
 
@@ -30,12 +31,13 @@ def test_of_a_thousand_classes_five_hundred_rows():
     assert sizes.count(1) == 300
 
 
-def test_rows_are_the_same_whatever_the_batches_and_the_passes():
+def test_rows_are_the_same_whatever_the_batches_the_passes_and_the_way_to_find_them(monkeypatch):
     labels = torch.randint(5, (300,), generator=torch.Generator().manual_seed(0))
     inputs = torch.randn(300, 4, generator=torch.Generator().manual_seed(1)) + labels[:, None]
     net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 5))
     found = []
-    for size, budget in ((300, None), (7, None), (64, 0)):
+    for size, budget, most in ((300, None, 2**20), (7, None, 2**20), (64, 0, 2**20), (7, None, 0)):
+        monkeypatch.setattr(kgon_rows, "_MOST_KEYS", most)
         batches = list(zip(inputs.split(size), labels.split(size), strict=True))
         state, own = torch.get_rng_state(), random.getstate()
         m = nc.measure(net, batches, num_classes=5, memory_budget=budget, path=False)

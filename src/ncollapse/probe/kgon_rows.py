@@ -16,6 +16,8 @@ from ncollapse.statistics.parts import ranks_in_class
 
 # Rows of a class, and in all.
 _MOST_OF_A_CLASS, _MOST = 20, 500
+# Up to this many pairs of a class and a rank it is written down for each whether it was drawn.
+_MOST_KEYS = 2**20
 
 
 def rows_by_class(counts: Sequence[int]) -> list[int]:
@@ -43,6 +45,8 @@ class KgonRows:
         numbers = rows_by_class(sizes)
         drawn = [(label, rank) for label, number in enumerate(numbers) for rank in draw.sample(range(sizes[label]), number)]
         self._keys = torch.tensor([label * self._stride + rank for label, rank in drawn], dtype=torch.int64)
+        size = len(sizes) * self._stride
+        self._is_drawn = torch.zeros(size, dtype=torch.bool).index_fill_(0, self._keys, 1) if size <= _MOST_KEYS else None
         self._before, self._seen = torch.zeros_like(counts), 0
         self._rows = torch.zeros(0, dtype=torch.int64)
         self._labels: list[Tensor] = []
@@ -55,7 +59,8 @@ class KgonRows:
         labels = labels.cpu()
         keys = labels * self._stride + ranks_in_class(labels, self._before)
         self._before += torch.bincount(labels, minlength=len(self._before))
-        self._rows = rows = torch.isin(keys, self._keys).nonzero().flatten()
+        is_drawn = torch.isin(keys, self._keys) if self._is_drawn is None else self._is_drawn[keys]
+        self._rows = rows = is_drawn.nonzero().flatten()
         self._in_order: list[int] = rows.tolist()
         self._labels.append(labels[rows])
         self._indices.append(self._seen + (rows if positions is None else positions.cpu()[rows]))
