@@ -104,12 +104,14 @@ def _is_narrow(centers: ClassCenters) -> bool:
 
 def _projected_with(head: _Head, features: Tensor, labels: Tensor, centers: ClassCenters, workspace: Workspace) -> Tensor:
     """Compute the residuals together with the logits, since one product with few more rows is faster than two."""
-    left, room = torch.cat([centers.basis.T, head.weight]), centers.basis.shape[1]
+    room, size = centers.basis.shape[1], len(head.weight)
+    # A product of a multiple of four rows is faster, by a fifth if one row fills them up.
+    left = torch.cat([centers.basis.T, head.weight, head.weight.new_zeros(-(room + size) % 4, head.weight.shape[1])])
     both = left.new_zeros(len(left), len(labels))
     for rows, columns, tile in workspace.tiles(features):
         both[:, rows].addmm_(left[:, columns], tile.T)
         head.add_squares(rows, tile)
-    head.all = both[room:]
+    head.all = both[room : room + size]
     return both[:room].T - centers.projections.index_select(0, labels)
 
 
