@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ncollapse.hooks.batch_io import run_network
-from ncollapse.hooks.capture import INPUTS, Captured, Dependence, dense_tensors, is_whole
+from ncollapse.hooks.capture import INPUTS, Captured, Dependence, dense_tensors, is_dense, is_whole
 from ncollapse.hooks.logits import names_first, returned_tensors
 from ncollapse.hooks.tap import INPUT, Tap
 
@@ -37,7 +37,7 @@ _CHANGED = 1e-3
 _PLAIN = frozenset({Tensor, nn.Parameter})
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class ModuleCall:
     """The first call of one module."""
 
@@ -126,8 +126,8 @@ def trace_forward(
     handles = []
     try:
         for name, module in modules.items():
-            handles.append(module.register_forward_pre_hook(recorder.before(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(recorder.after(name)))
+            handles.append(module.register_forward_pre_hook(partial(recorder.before, name), with_kwargs=True))
+            handles.append(module.register_forward_hook(partial(recorder.after, name)))
         with dependence if follow else nullcontext():
             output = run_network(model, inputs)
     except Exception:  # a network may refuse in any way
@@ -234,31 +234,28 @@ class _Recorder:
         self.calls: dict[str, ModuleCall] = {}
         self.several: dict[str, list[Tensor]] = {}
         self.given: dict[str, set[tuple[int, int | None]]] = {}
+        self._last: tuple[Tensor, Captured] | None = None
 
-    def before(self, name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if name not in self.started:
-                taken = [*args, *kwargs.values()]
-                self.given[name] = {self.state(tensor) for tensor in dense_tensors(taken)}
-                self.started[name] = len(self.calls), self.copy(taken[0]) if taken and is_whole(taken[0]) else None
+    def before(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what a module takes, before it runs."""
+        if name not in self.started:
+            taken = [*args, *kwargs.values()]
+            self.given[name] = {self.state(tensor) for tensor in dense_tensors(taken)}
+            self.started[name] = len(self.calls), self.copy(taken[0]) if taken and is_whole(taken[0]) else None
 
-        return hook
-
-    def after(self, name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if name in self.calls:
-                self.calls[name].count += 1
-                return
-            started_after, taken = self.started[name]
-            features = [tensor for tensor in dense_tensors(output) if tensor.ndim >= 2]
-            returned = self.copy(features[0]) if features else None
-            if len(features) > 1 and not isinstance(module, nn.RNNBase):  # whose first one is what all know as its output
-                self.several[name] = features
-                self.given[name] &= {self.state(features[0])}
-            self.dependence.finished = len(self.calls) + 1
-            self.calls[name] = ModuleCall(name, module, taken, returned, 1, started_after, self.dependence.finished)
-
-        return hook
+    def after(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Note what a module returned."""
+        if name in self.calls:
+            self.calls[name].count += 1
+            return
+        started_after, taken = self.started[name]
+        features = [tensor for tensor in dense_tensors(output) if tensor.ndim >= 2]
+        returned = self.copy(features[0]) if features else None
+        if len(features) > 1 and not isinstance(module, nn.RNNBase):  # whose first one is what all know as its output
+            self.several[name] = features
+            self.given[name] &= {self.state(features[0])}
+        self.dependence.finished = len(self.calls) + 1
+        self.calls[name] = ModuleCall(name, module, taken, returned, 1, started_after, self.dependence.finished)
 
     def add_unfinished(self, modules: Mapping[str, nn.Module]) -> None:
         """Note the modules that started and did not finish."""
@@ -282,5 +279,17 @@ class _Recorder:
         sources = self.dependence.of(tensor)
         # The copy is no operation of the network.
         with torch._C._DisableTorchDispatch() if type(tensor) in _PLAIN else _disable_current_modes():
+            if (known := self._copied_last(tensor, sources)) is not None:
+                return known
             detached = tensor.detach()
-            return Captured.of(detached, detached, copied=True, sources=sources)
+            found = Captured.of(detached, detached, copied=True, sources=sources)
+        self._last = tensor, found
+        return found
+
+    def _copied_last(self, tensor: Tensor, sources: int) -> Captured | None:
+        """Return the last copy if it is of this tensor as it is now: most modules take what the one before them returned."""
+        if self._last is None or tensor is not self._last[0] or tensor.is_inference() or not is_dense(tensor):
+            return None
+        found = self._last[1]
+        same = found.sources == sources and found.version == tensor._version and torch.equal(found.values, tensor)
+        return found if same else None
