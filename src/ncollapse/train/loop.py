@@ -166,7 +166,9 @@ def _takes_one_sample(model: nn.Module, data: LabeledData) -> bool:
     device = next(model.parameters()).device
     with torch.no_grad(), torch.random.fork_rng():
         try:
-            copy.deepcopy(model).train()(data.inputs[:1].to(device))
+            alone = copy.deepcopy(model).train()
+            share_batch_norm(alone, Team())
+            alone(data.inputs[:1].to(device))
         except ValueError as error:
             # Any other error comes in larger batches too, and training will raise it.
             return "more than 1 value per channel" not in str(error)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ncollapse.groups import Processes
 from ncollapse.train.losses import Loss
@@ -32,12 +33,13 @@ class Team(Processes):
         # after the same batch without another exchange.
         if self.group is None:
             return stopping
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = [gradient.flatten() for gradient in gradients]
+        reached = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+        flat = [gradient.flatten() for _, gradient in reached]
         total = self.sum(torch.cat([*flat, flat[0].new_tensor([float(stopping)])]))
-        *parts, stops = total.split([*(gradient.numel() for gradient in gradients), 1])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        *parts, stops = total.split([*map(len, flat), 1])
+        for (parameter, gradient), part in zip(reached, parts, strict=True):
+            # In new memory: of a single sample, two gradients may share theirs, and clipping would scale it twice.
+            parameter.grad = torch.empty_like(gradient).copy_(part.view_as(gradient))
         return bool(stops)
 
     def gather(self, own: Tensor) -> Tensor:
@@ -71,7 +73,9 @@ class _Normalized(torch.autograd.Function):
         context.mark_non_differentiable(mean, variance := square / (total - 1))
         return normalized, mean, variance
 
+    # Not twice: its own exchange would be left out, and the result wrong without a word.
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         normalized, scale, total = context.saved_tensors
         axes, shape = _over_channels(normalized)
@@ -92,8 +96,8 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm, team: Team) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
-        for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
-            setattr(self, name, tensor)
+        # All that it has: tensors, mode and hooks.
+        vars(self).update(vars(norm))
         self.team = team
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -101,7 +105,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize each channel."""
-        if not self.training:
+        if not self.training or self.team.group is None:
             return super().forward(input)
         # Not in bfloat16, in which products may come.
         values = input.to(self.weight.dtype)
@@ -119,16 +123,19 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def share_batch_norm(model: nn.Module, team: Team) -> None:
-    """Replace every batch normalization by ``SharedBatchNorm``, under the same name; nothing for a single process."""
-    if team.group is None:
-        return
+    """Replace every batch normalization by one ``SharedBatchNorm``, under the same names; none for a single process."""
+    made: dict[nn.Module, SharedBatchNorm] = {}
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, SharedBatchNorm) or not isinstance(child, nn.modules.batchnorm._BatchNorm):
-                continue
-            if not (child.affine and child.track_running_stats and child.momentum is not None):
-                raise ValueError(
-                    "training in several processes needs batch normalization with parameters, running statistics and a "
-                    f"momentum, got {child}. Train in one process."
-                )
-            setattr(parent, name, SharedBatchNorm(child, team))
+        # Not ``named_children``, which gives one of several names.
+        for name, child in list(parent._modules.items()):
+            if isinstance(child, SharedBatchNorm):
+                # From an earlier training, perhaps by other processes.
+                child.team = team
+            elif team.group is not None and isinstance(child, nn.modules.batchnorm._BatchNorm):
+                if not (child.affine and child.track_running_stats and child.momentum is not None):
+                    raise ValueError(
+                        "training in several processes needs batch normalization with parameters, running statistics and a "
+                        f"momentum, got {child}. Train in one process."
+                    )
+                made[child] = made.get(child) or SharedBatchNorm(child, team)
+                setattr(parent, name, made[child])
