@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ncollapse.probe import decision_sums, layer_batch, measure
+from ncollapse.probe import decision_sums, layer_batch, measure, measure_features
 from ncollapse.statistics import ClassDecisions, projected
 
 
@@ -49,3 +49,14 @@ def test_one_large_batch_has_the_values_of_small_ones(sizes, budget, least):
         assert row.flags == own.flags
     assert torch.equal(large.sample.indices, small.sample.indices)
     assert torch.allclose(large.sample.coordinates, small.sample.coordinates, rtol=1e-10, atol=1e-12)
+
+
+def test_parts_of_which_no_sample_is_left_waiting(monkeypatch):
+    features, labels = torch.randn(80, 50, generator=torch.Generator().manual_seed(0)), torch.arange(80) % 40
+    labels[40:] //= 2
+    whole = measure_features(features, labels, num_classes=40)
+    monkeypatch.setattr(layer_batch, "_MOST_ROWS", 40)
+    monkeypatch.setattr(decision_sums, "_PENDING_ELEMENTS", 40 * 39)
+    parts = measure_features(features, labels, num_classes=40)
+    for row, own in zip(parts.rows, whole.rows, strict=True):
+        assert row.value == pytest.approx(own.value, rel=1e-12, abs=1e-14, nan_ok=True), row.metric

@@ -97,6 +97,8 @@ def test_many_classes_of_equal_two_or_more_sizes_are_weighed_by_their_own(sizes)
     assert torch.allclose(found.within_sample, residual.T @ residual / len(labels), rtol=1e-12, atol=1e-12)
     weighted = residual / (40 * counts[labels]).unsqueeze(1)
     assert torch.allclose(found.within_class, weighted.T @ residual, rtol=1e-12, atol=1e-12)
+    nothing = ClassDecisions.from_batch(features[:0], labels[:0], centers, counts=counts)
+    assert not any(tensor.any() for tensor in tensors_of(nothing).values())
 
 
 def test_some_classes_keep_their_sums_and_the_covariance_of_all():

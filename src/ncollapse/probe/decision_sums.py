@@ -87,9 +87,9 @@ class DecisionSums:
         if name not in self.pending:
             self.pending[name] = _Pending(batch, int(self.counts[name].sum()))
         pending = self.pending[name]
-        # A large batch in parts: deciding needs K numbers for each of its samples.
+        # A large batch in parts: deciding needs K numbers for each of its samples. A part that nearly fills the room need not wait.
         for part in batch.parts(len(pending.room.labels)):
-            if not pending.filled and len(part.labels) == len(pending.room.labels):
+            if not pending.filled and 2 * len(part.labels) > len(pending.room.labels):
                 self._decide(name, part)
                 continue
             if not pending.fits(part):
@@ -104,5 +104,6 @@ class DecisionSums:
     def finish(self, processes: Processes) -> dict[str, ClassDecisions]:
         """Merge the sums of all processes, on the CPU."""
         for name, pending in self.pending.items():
-            self._decide(name, pending.take())
+            if pending.filled or name not in self.sums:
+                self._decide(name, pending.take())
         return merge_layers(ClassDecisions, self.sums, self.centers, processes)

@@ -199,7 +199,7 @@ def _within(residual: Tensor, labels: Tensor, counts: Tensor) -> tuple[Tensor, T
         within_sample = symmetric_product(residual, residual) / counts.sum()
         return within_sample, within_sample.clone()
     sizes = counts[labels]
-    if len(counts) >= FEWEST_ROWS and len(different := torch.unique(sizes)) <= 2:
+    if len(counts) >= FEWEST_ROWS and 1 <= len(different := torch.unique(sizes)) <= 2:
         # Many classes of two sizes, such as nearly equal ones: the samples of each size have one product for both weights.
         products = [symmetric_product(part, part) for part in (residual[sizes == size] for size in different)]
         per_class = [product / (len(counts) * size) for product, size in zip(products, different, strict=True)]
