@@ -118,4 +118,8 @@ def test_the_norm_of_a_product_of_many_rows_that_hardly_meet_keeps_its_digits():
     right[:, :2] = 0
     expected = ((left[:, 2:].T @ left[:, 2:]) * (right[:, 2:].T @ right[:, 2:])).sum().sqrt()
     turn, _ = torch.linalg.qr(torch.randn(4, 4, generator=generator, dtype=torch.float64))
-    assert float(geometry._product_norm(left @ turn, right @ turn)) == pytest.approx(float(expected), rel=1e-12)
+    rows = [geometry.GramRows(side @ turn) for side in (left, right)]
+    scaled = [geometry.unit_scale(side.rows) for side in rows]
+    unit = [float(small[0, 0] / side.rows[0, 0]) for small, side in zip(scaled, rows, strict=True)]
+    found = float(geometry._product_norm(*scaled, *rows)) / unit[0] / unit[1]
+    assert found == pytest.approx(float(expected), rel=1e-12)

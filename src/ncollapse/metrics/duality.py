@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncollapse.metrics.geometry import gram_distance
+from ncollapse.metrics.geometry import GramRows, gram_distance
 from ncollapse.statistics.centers import LinearClassifier
 from ncollapse.statistics.conventions import ClassWeights
 from ncollapse.statistics.decisions import ClassDecisions
@@ -38,7 +38,7 @@ def self_duality(weight: Tensor, centered_means: Tensor, *, squared: bool = True
     return value if squared else value.sqrt()
 
 
-def self_duality_etf(weight: Tensor, centered_means: Tensor) -> Tensor:
+def self_duality_etf(weight: Tensor | GramRows, centered_means: Tensor | GramRows) -> Tensor:
     r"""Return the distance of the normalized product of classifier and class means from the ETF Gram matrix.
 
     :math:`\lVert W \bar M^T / \lVert W \bar M^T \rVert_F - E_K \rVert_F`, in [0, 2]; 2 for W = -cM on an ETF. nan if the

@@ -6,6 +6,8 @@ Unless a docstring says otherwise, the formulas are those of Papyan, Han & Donoh
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -79,7 +81,20 @@ def unit_scale(values: Tensor) -> Tensor:
     return (values * torch.ldexp(one, -half)).mul_(torch.ldexp(one, half - exponent))
 
 
-def gram_distance(left: Tensor, right: Tensor, *, target: Target | Tensor = "etf") -> Tensor:
+@dataclass(frozen=True, eq=False)
+class GramRows:
+    """Rows (K, d) for several distances of Gram matrices, whose d×d product is computed once."""
+
+    rows: Tensor
+
+    @cached_property
+    def square(self) -> Tensor:
+        """The d×d product, of rows in unit scale."""
+        scaled = unit_scale(self.rows)
+        return symmetric_product(scaled, scaled)
+
+
+def gram_distance(left: Tensor | GramRows, right: Tensor | GramRows, *, target: Target | Tensor = "etf") -> Tensor:
     r"""Return the Frobenius distance of a normalized K×K product from the Gram matrix of a target frame, in [0, 2].
 
     :math:`\lVert A B^T / \lVert A B^T \rVert_F - E_K \rVert_F`, with :math:`E_K = (I_K - \frac{1}{K} 1 1^T)/\sqrt{K-1}` for a
@@ -97,19 +112,18 @@ def gram_distance(left: Tensor, right: Tensor, *, target: Target | Tensor = "etf
     """
     if not isinstance(target, Tensor) and target not in ("etf", "orthogonal_frame"):
         raise ValueError(f"target must be 'etf', 'orthogonal_frame' or a Gram matrix, got {target!r}. Pass one of these.")
+    a, b = (rows if isinstance(rows, GramRows) else GramRows(rows) for rows in (left, right))
     # Products of products leave the range of float64 for features beyond 1e77.
-    same = left is right
-    left = unit_scale(left)
-    right = left if same else unit_scale(right)
-    num_classes = left.shape[-2]
+    left = unit_scale(a.rows)
+    right = left if a.rows is b.rows else unit_scale(b.rows)
+    num_classes, product_norm = left.shape[-2], _product_norm(left, right, a, b)
     if isinstance(target, Tensor):
-        return _distance_from(left, right, target)
+        return _distance_from(left, right, target, product_norm)
     norm = (num_classes - 1) ** 0.5 if target == "etf" else num_classes**0.5
-    product_norm = _product_norm(left, right)
     if num_classes > _MOST_ENTRIES:
         # From the frame's side two numbers are enough, the trace and for the ETF the sum of all entries of the product. But
         # the difference loses digits near 0.
-        inner = (left * right).sum()
+        inner = left.flatten() @ right.flatten()
         if target == "etf":
             inner = inner - left.sum(dim=0) @ right.sum(dim=0) / num_classes
         squared = 2 - 2 * inner / (norm * product_norm)
@@ -128,7 +142,7 @@ def gram_distance(left: Tensor, right: Tensor, *, target: Target | Tensor = "etf
     return squared.sqrt()
 
 
-def _distance_from(left: Tensor, right: Tensor, gram: Tensor) -> Tensor:
+def _distance_from(left: Tensor, right: Tensor, gram: Tensor, product_norm: Tensor) -> Tensor:
     num_classes = left.shape[-2]
     if gram.shape[-2:] != (num_classes, num_classes):
         raise ValueError(
@@ -137,7 +151,6 @@ def _distance_from(left: Tensor, right: Tensor, gram: Tensor) -> Tensor:
         )
     gram = unit_scale(gram.to(left))
     gram = gram / torch.linalg.matrix_norm(gram)[..., None, None]
-    product_norm = _product_norm(left, right)
     squared = torch.zeros_like(product_norm)
     for start in range(0, num_classes, _MOST_ENTRIES):
         rows = slice(start, start + _MOST_ENTRIES)
@@ -146,12 +159,11 @@ def _distance_from(left: Tensor, right: Tensor, gram: Tensor) -> Tensor:
     return squared.sqrt() if num_classes > 1 else squared * math.nan
 
 
-def _product_norm(left: Tensor, right: Tensor) -> Tensor:
-    r"""Compute :math:`\lVert A B^T \rVert_F` of (..., K, d), from d×d matrices if these are smaller."""
+def _product_norm(left: Tensor, right: Tensor, a: GramRows, b: GramRows) -> Tensor:
+    r"""Compute :math:`\lVert A B^T \rVert_F` of (..., K, d) in unit scale, from d×d matrices if these are smaller."""
     num_classes, dim = left.shape[-2:]
     if num_classes > max(dim, _MOST_ENTRIES):
-        own = symmetric_product(left, left)
-        other = own if left is right else symmetric_product(right, right)
+        own, other = a.square, a.square if left is right else b.square
         squared = (own * other).sum()
         # The sum cancels where the two span different directions.
         if left is right or squared > _NEAR * torch.linalg.norm(own) * torch.linalg.norm(other):
@@ -162,7 +174,7 @@ def _product_norm(left: Tensor, right: Tensor) -> Tensor:
     return squared.sqrt()
 
 
-def etf_distance(rows: Tensor, *, target: Target | Tensor = "etf") -> Tensor:
+def etf_distance(rows: Tensor | GramRows, *, target: Target | Tensor = "etf") -> Tensor:
     r"""Return the distance of the normalized Gram matrix from a simplex ETF's (NC2; PFC2 for centered class means).
 
     :math:`\lVert G / \lVert G \rVert_F - E_K \rVert_F` with :math:`G_{kl} = \langle v_k, v_l \rangle`. For centered rows it

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ncollapse.metrics.geometry import cosine_sums, etf_distance
+from ncollapse.metrics.geometry import GramRows, cosine_sums, etf_distance
 from ncollapse.metrics.noise import etf_floor, mean_noise, spread_share
 from ncollapse.metrics.pairs import CosineSums, add_pairs, are_many
 from ncollapse.metrics.population import Population
@@ -147,6 +147,17 @@ class LayerStatistics:
         assert self.classifier is not None, "this metric names classifier in its needs"
         return cosine_sums(self.classifier.weight)
 
+    @cached_property
+    def gram_means(self) -> GramRows:
+        """Centered class means, for distances of their Gram matrices."""
+        return GramRows(self.centered_means)
+
+    @cached_property
+    def gram_classifier(self) -> GramRows:
+        """Classifier rows, for distances of their Gram matrices."""
+        assert self.classifier is not None, "this metric names classifier in its needs"
+        return GramRows(self.classifier.weight)
+
     @property
     def frame_means(self) -> Tensor:
         """Class means minus their mean, for PFC2 in all conventions."""
@@ -155,7 +166,7 @@ class LayerStatistics:
     @cached_property
     def etf_distance(self) -> Tensor:
         """Distance of the class means' Gram matrix from a simplex ETF's, PFC2."""
-        return etf_distance(self.frame_means)
+        return etf_distance(self.gram_means if self.parts.center == "class" else self.frame_means)
 
     @cached_property
     def spread_share(self) -> Tensor:

@@ -115,7 +115,7 @@ def _weight_entries() -> list[Metric]:
         ),
         Metric(
             "nc2_etf_weights", "distance of the classifier's Gram matrix from a simplex ETF",
-            lambda s: geometry.etf_distance(_classifier_of(s).weight), bounds=(0.0, 2.0), reference=_ZHU,
+            lambda s: geometry.etf_distance(s.gram_classifier), bounds=(0.0, 2.0), reference=_ZHU,
             flagged_when=_NO_ROOM, **rows,
         ),
         Metric(
@@ -141,7 +141,7 @@ def _duality_entries() -> list[Metric]:
         ),
         Metric(
             "nc3_etf", "distance of W M̄ from a simplex ETF",
-            lambda s: duality.self_duality_etf(_classifier_of(s).weight, s.centered_means), _CLASSIFIER,
+            lambda s: duality.self_duality_etf(s.gram_classifier, s.gram_means), _CLASSIFIER,
             bounds=(0.0, 2.0), reference=_ZHU, undefined_when=_NO_SPREAD, nan_flag="zero_classifier",
             flagged_when=_NO_ROOM, noise=_spread, **both,
         ),
