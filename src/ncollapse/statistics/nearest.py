@@ -31,7 +31,7 @@ def nearest_centers(centers: ClassCenters, residual: Tensor, labels: Tensor) -> 
     # by the rounding of their own sums, which is larger, so the first of them is chosen afterwards.
     screen = None
     if centers.separations is None:
-        screen = Screen.of(centers.coordinates, -0.5 * centers.coordinates.square().sum(dim=1))
+        screen = Screen.of(centers.coordinates, -0.5 * torch.linalg.vector_norm(centers.coordinates, dim=1).square())
     if screen is None:
         blocks = row_blocks(residual, centers.moments.num_classes, _MARGIN_ROWS)
         parts = [_nearest_of_all(centers, residual[rows], labels[rows]) for rows in blocks]
