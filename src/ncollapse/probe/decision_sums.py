@@ -87,7 +87,7 @@ class DecisionSums:
         if name not in self.pending:
             self.pending[name] = _Pending(batch, int(self.counts[name].sum()))
         pending = self.pending[name]
-        # A large batch in parts: deciding needs K numbers for each of its samples. A part that nearly fills the room need not wait.
+        # A large batch in parts: deciding needs K numbers for each of its samples. Large parts need not wait.
         for part in batch.parts(len(pending.room.labels)):
             if not pending.filled and 2 * len(part.labels) > len(pending.room.labels):
                 self._decide(name, part)

@@ -45,7 +45,8 @@ class KgonRows:
         numbers = rows_by_class(sizes)
         drawn = [(label, rank) for label, number in enumerate(numbers) for rank in draw.sample(range(sizes[label]), number)]
         self._keys = torch.tensor([label * self._stride + rank for label, rank in drawn], dtype=torch.int64)
-        size = len(sizes) * self._stride
+        # One more for what a changed second pass has beyond the counts.
+        size = len(sizes) * self._stride + 1
         self._is_drawn = torch.zeros(size, dtype=torch.bool).index_fill_(0, self._keys, 1) if size <= _MOST_KEYS else None
         self._before, self._seen = torch.zeros_like(counts), 0
         self._rows = torch.zeros(0, dtype=torch.int64)
@@ -59,7 +60,9 @@ class KgonRows:
         labels = labels.cpu()
         keys = labels * self._stride + ranks_in_class(labels, self._before)
         self._before += torch.bincount(labels, minlength=len(self._before))
-        is_drawn = torch.isin(keys, self._keys) if self._is_drawn is None else self._is_drawn[keys]
+        is_drawn = (
+            torch.isin(keys, self._keys) if self._is_drawn is None else self._is_drawn[keys.clamp_(max=len(self._is_drawn) - 1)]
+        )
         self._rows = rows = is_drawn.nonzero().flatten()
         self._in_order: list[int] = rows.tolist()
         self._labels.append(labels[rows])
