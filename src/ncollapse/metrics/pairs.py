@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ncollapse.statistics.moments import symmetric_product
+
 # Rows of a tile of pairs. 512² float64 numbers are 2 MB, so that 50 000 classes need no K×K matrix.
 TILE = 256
 REPORT_TILES: ContextVar[Callable[[int, int], None] | None] = ContextVar("REPORT_TILES", default=None)
@@ -86,7 +88,7 @@ def cosine_spread(rows: Tensor) -> Tensor:
     # doubles the rounding at most.
     units = rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     parts, num_rows = units - units.mean(dim=-2, keepdim=True), rows.shape[-2]
-    product, lengths = parts.mT @ parts, parts.square().sum(dim=-1)
+    product, lengths = symmetric_product(parts, parts), parts.square().sum(dim=-1)
     directions = product.square().sum(dim=(-2, -1)) - lengths.sum(dim=-1).square() / (num_rows - 1)
     unequal = (lengths - lengths.mean(dim=-1, keepdim=True)).square().sum(dim=-1)
     return ((directions + num_rows / 2 * unequal) / (num_rows * (num_rows - 1))).sqrt()

@@ -195,13 +195,13 @@ def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
 
 
 def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
-    """Compute AᵀB that is known to be symmetric."""
-    size = left.shape[1]
-    product = left.new_empty(size, size)
+    """Compute AᵀB, of (..., N, d), that is known to be symmetric."""
+    size = left.shape[-1]
+    product = left.new_empty(*left.shape[:-2], size, size)
     for start in range(0, size, _COLUMNS):
         end = min(start + _COLUMNS, size)
-        product[start:end, start:] = left[:, start:end].T @ right[:, start:]
-        product[end:, start:end] = product[start:end, end:].T
+        product[..., start:end, start:] = left[..., start:end].mT @ right[..., start:]
+        product[..., end:, start:end] = product[..., start:end, end:].mT
     return product
 
 
