@@ -11,6 +11,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ncollapse.statistics.batch import Workspace
+
 Position = Literal["index", "arclength", "ratio", "distance", "projection"]
 
 # Steps shorter than this share of the path have no direction.
@@ -58,12 +60,15 @@ class PathStatistics:
         )
 
     @classmethod
-    def from_batch(cls, layers: Sequence[Tensor], means: Sequence[Tensor] | None = None) -> PathStatistics:
+    def from_batch(
+        cls, layers: Sequence[Tensor], means: Sequence[Tensor] | None = None, workspace: Workspace | None = None
+    ) -> PathStatistics:
         """Return the sums over one batch of paths.
 
         Args:
             layers: Features of the L+1 layers, each of shape (N, d).
             means: The layers' final means over all samples, each (d,); None centers at the means of this batch.
+            workspace: Memory to use again for many batches; None allocates some.
 
         Raises:
             ValueError: If there are fewer than two layers or their shapes differ.
@@ -76,7 +81,8 @@ class PathStatistics:
             )
         means = [layer.double().mean(dim=0) for layer in layers] if means is None else means
         drifts = torch.stack(list(means)).diff(dim=0)
-        blocks = [_block(layers, drifts, rows) for rows in _path_blocks(layers[0], len(layers) - 1)]
+        workspace = Workspace() if workspace is None else workspace
+        blocks = [_block(layers, drifts, rows, workspace) for rows in _path_blocks(layers[0], len(layers) - 1)]
         return _merge_all(blocks)
 
     def merge(self, other: PathStatistics) -> PathStatistics:
@@ -191,9 +197,13 @@ def _summed(gram: Tensor) -> Tensor:
     return torch.stack(list(accumulate(rows.unbind(2))), dim=2)
 
 
-def _block(layers: Sequence[Tensor], drifts: Tensor, rows: slice) -> PathStatistics:
-    hidden = torch.stack([layer[rows] for layer in layers]).double()
-    steps = hidden.diff(dim=0).sub_(drifts.unsqueeze(1)).transpose(0, 1)
+def _block(layers: Sequence[Tensor], drifts: Tensor, rows: slice, workspace: Workspace) -> PathStatistics:
+    first = layers[0][rows]
+    hidden = workspace.room("block", first, torch.Size((len(layers), *first.shape)))
+    for room, layer in zip(hidden, layers, strict=True):
+        room.copy_(layer[rows])
+    steps = torch.sub(hidden[1:], hidden[:-1], out=workspace.room("shift", hidden[1:]))
+    steps = steps.sub_(drifts.unsqueeze(1)).transpose(0, 1)
     gram = steps @ steps.transpose(1, 2)  # (B, L, L): inner products of a sample's steps
     num_steps = gram.shape[1]
     norms = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()

@@ -36,7 +36,7 @@ class SecondPass:
         self, totals: Totals, request: Request, reference: Mapping[str, ClassCenters], workspace: Workspace | None = None
     ) -> None:
         self.totals, self.request = totals, request
-        workspace = Workspace() if workspace is None else workspace
+        self.workspace = workspace = Workspace() if workspace is None else workspace
         self.path_means: dict[str, Tensor] = {}
         if request.path:
             self.path_means = {name: moments.global_mean("sample") for name, moments in totals.moments.items()}
@@ -118,7 +118,7 @@ class SecondPass:
         if paired.cross_traces.device != device:
             self.paired = paired = paired.to(device)
         self.sampled.add_paths(layers, means)
-        into.path = merged(into.path, PathStatistics.from_batch(layers, means))
+        into.path = merged(into.path, PathStatistics.from_batch(layers, means, self.workspace))
         into.line = merged(into.line, LineDecisions.from_batch(layers[0], layers[-1], batch.labels, paired))
         into.arcs = merged(into.arcs, ClassArcs.from_batch(layers[0], batch.labels, paired))
 
