@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from distributed import launch, worker
+from distributed import exchanges, launch, worker
 from ncollapse.groups import Processes
 from ncollapse.probe import measure
 from ncollapse.records import read_run
@@ -93,7 +93,7 @@ def assert_that_of_one_process(found, case, name):
 
 def test_all_ranks_are_identical_to_the_bit(found):
     shared = [name for name in found[0] if name not in {"alone", "crossing"} and not name.startswith("error")]
-    assert len(shared) == sum(map(len, worker.PAIRS[len(found)].values())) + 8
+    assert len(shared) == sum(map(len, worker.PAIRS[len(found)].values())) + 9
     for name in shared:
         assert all(ranks[name] == found[0][name] for ranks in found), name
 
@@ -147,6 +147,10 @@ def test_batches_are_dealt_out(found, name):
 def test_a_run_directory_in_float32_is_that_of_one_process(found, written):
     # Batches that are dealt out whole round in the network as they do in one process.
     assert_same_table(found[0]["run directory"], measure_target(Target(str(written[1] / "run"), split="test", batch_size=64)))
+
+
+def test_tensors_and_texts_of_every_size_arrive_whole(found):
+    assert found[0]["exchanges"] == exchanges.expected(len(found))
 
 
 def test_what_crosses_depends_on_classes_and_widths_alone(found):

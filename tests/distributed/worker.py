@@ -12,7 +12,9 @@ import torch.distributed as dist
 from torch import nn
 
 from cases import tensors_of
+from distributed import exchanges
 from distributed.launch import ENVIRONMENT
+from ncollapse.groups import Processes
 from ncollapse.integrations.recorder import Recorder
 from ncollapse.models import FCResNet, FCResNetConfig
 from ncollapse.probe import measure
@@ -166,6 +168,7 @@ def measured_pairs(pairs, rank, size, group):
 
 
 def shared(rank, size, group, folder):
+    yield "exchanges", lambda: exchanges.made(rank, size, Processes(group))
     yield "alone", lambda: written(measure(network(), batches_of("uneven", rank, size), num_classes=K))
 
     def with_reference():

@@ -11,6 +11,7 @@ from test_transformers import fit
 from training import K, state
 
 from ncollapse.integrations.transformers import NeuralCollapseCallback
+from ncollapse.torchrun import leave
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
@@ -19,3 +20,5 @@ if __name__ == "__main__":
     trainer = fit(out, callback, epochs=2, batch_size=4, ddp_backend="gloo")
     if trainer.is_world_process_zero():
         torch.save(state(trainer.model), out / "weights.pt")
+    # The trainer does not leave the group, and a thread of gloo that still frees tensors when Python ends aborts the process.
+    leave()
