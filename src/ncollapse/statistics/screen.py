@@ -1,10 +1,10 @@
-"""Exact decisions by a filter: products of less precision with a proven error bound, and float64 where it leaves them open."""
+"""Exact decisions by a filter: products in float32 with a proven error bound, and float64 where the bound leaves them open."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +16,6 @@ _UNIT = torch.finfo(torch.float32).eps / 2
 _TINY = torch.finfo(torch.float32).tiny
 # Numbers of one block of products, 2 MB, but products of fewer samples are slower.
 _BLOCK, _FEWEST_SAMPLES = 2**19, 256
-# One in so many samples of a block is tried first, and without success there the coarse screen is left out from then on.
-_TRIED = 64
-# Fewer products of two numbers cost less in float32 than the calls of a coarse screen.
-_FEWEST_PRODUCTS = 2**25
 
 
 class Screened(NamedTuple):
@@ -30,29 +26,25 @@ class Screened(NamedTuple):
     may_win: Tensor  # which scores of these may be the largest, shape (O, K)
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Screen:
-    """Scores ⟨w_j, x⟩ + b_j in float32, each with a bound of its error, and a coarse screen in bfloat16 where that is fast."""
+    """Scores ⟨w_j, x⟩ + b_j in float32, each with a bound of its error."""
 
     # A sum of d products in any order, with or without fused operations, is off by at most γ |w_j| |x| with γ = d u / (1 - d u)
     # and u = 2⁻²⁴. Rounding w, x, b and the bound itself to float32 adds a few u. Of what is below float32's range all may be
     # lost: of a component of w at most 2⁻¹²⁶ times that of x, of one of x at most 2⁻¹²⁶ times that of w, of a product or b at
     # most 2⁻¹²⁶. So a class whose score plus its bound is below another's less its bound is not the largest, and most samples
     # have one class left. Exact predicates of computational geometry are decided so.
-    #
-    # In bfloat16, w, x and b are rounded by 2⁻⁸, and so is the result before and after b is added; the sum itself is float32.
-    # That is several times as fast on some processors, and most guesses of the largest class are proven by it.
 
-    weight: Tensor  # w, shape (K, d), in units of a power of two, so that the largest norm is about 1
-    bias: Tensor  # b in the same units, shape (K,), of the same type
+    weight: Tensor  # w, shape (K, d), float32, in units of a power of two, so that the largest norm is about 1
+    bias: Tensor  # b in the same units, shape (K,), float32
     norms: Tensor  # the part of the bound for each unit of |x|, shape (K,), float32
     slack: Tensor  # the part of the bound that does not depend on x, shape (K,), float32
-    coarse: Screen | None = None  # what guesses are tried with first, as long as it proves most of them
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor) -> Screen | None:
         """Return the screen of float64 rows and numbers; None where products in float32 are few, or not of full precision."""
-        num_rows = len(weight)
+        num_rows, dim = weight.shape
         if num_rows < FEWEST_ROWS or not _has_full_precision(weight.device):
             return None
         lengths = torch.linalg.vector_norm(weight, dim=1)
@@ -62,20 +54,12 @@ class Screen:
         small = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
         for rows in range(0, num_rows, 4096):
             small[rows : rows + 4096] = weight[rows : rows + 4096] / scale
-        bias, lengths = bias / scale, lengths / scale
-        coarse = cls._rounded(small.bfloat16(), bias, lengths) if _has_fast_bfloat16(weight.device) else None
-        return replace(cls._rounded(small, bias, lengths), coarse=coarse)
-
-    @classmethod
-    def _rounded(cls, weight: Tensor, bias: Tensor, lengths: Tensor) -> Screen:
-        """Return the screen of rounded rows, whose norms before were these, and numbers."""
-        dim = weight.shape[1]
-        # Four roundings of this type, and the others of float32.
-        steps = 4 * torch.finfo(weight.dtype).eps / 2 + (dim + 12) * _UNIT
+        steps = (dim + 16) * _UNIT
         gamma = 1.01 * steps / (1 - steps)
+        bias = bias / scale
         slack = gamma * bias.abs() + (2 * dim + 16) * _TINY
-        norms = gamma * lengths + dim * _TINY
-        return cls(weight, bias.to(weight.dtype), norms.float(), slack.float())
+        norms = gamma * lengths / scale + dim * _TINY
+        return cls(small, bias.float(), norms.float(), slack.float())
 
     def blocks(self, num_samples: int) -> Iterator[slice]:
         """Cut samples into blocks whose products stay in a cache."""
@@ -88,36 +72,20 @@ class Screen:
         if lengths is None:
             lengths = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
         lengths = lengths.float().unsqueeze(1)
-        if guess is None:
-            return self._screened(self._scores(x), lengths)
-        rest = torch.arange(len(x), device=x.device)
-        large = x.numel() * len(self.weight) >= _FEWEST_PRODUCTS
-        if large and self.coarse is not None and not self.coarse._proves_most(x[::_TRIED], lengths[::_TRIED], guess[::_TRIED]):
-            self.coarse = None
-        if large and self.coarse is not None:
-            rest, _ = self.coarse._unproven(x, lengths, guess)
-            x, lengths = x[rest], lengths[rest]
-        left, scores = self._unproven(x, lengths, guess[rest])
-        found, rest = self._screened(scores, lengths[left]), rest[left]
-        return found._replace(largest=guess.index_copy(0, rest, found.largest), open=rest[found.open])
-
-    def _scores(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return torch.addmm(self.bias, x.to(self.weight.dtype), self.weight.T).float()
+            scores = torch.addmm(self.bias, x.float(), self.weight.T)
+        return self._screened(scores, lengths) if guess is None else self._proven(scores, lengths, guess)
 
-    def _proves_most(self, x: Tensor, lengths: Tensor, guess: Tensor) -> bool:
-        return 2 * len(self._unproven(x, lengths, guess)[0]) < len(x)
-
-    def _unproven(self, x: Tensor, lengths: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the samples whose guess one maximum over the other classes does not prove, and their scores."""
+    def _proven(self, scores: Tensor, lengths: Tensor, guess: Tensor) -> Screened:
+        """Screen scores whose largest is mostly that of a guess: then one maximum over the others shows it."""
         # With one bound for all classes of a sample; where that is too wide, the bounds of single classes follow.
-        scores = self._scores(x)
         at, reach = guess.unsqueeze(1), torch.addcmul(self.slack.amax(), lengths, self.norms.amax()).squeeze(1)
         own = scores.gather(1, at)
         others = scores.scatter_(1, at, -torch.inf).amax(dim=1)
         surely = own.squeeze(1) - reach
         rest = (~((others + reach < surely) & torch.isfinite(surely))).nonzero().flatten()
-        return rest, scores[rest].scatter_(1, at[rest], own[rest])
+        found = self._screened(scores[rest].scatter_(1, at[rest], own[rest]), lengths[rest])
+        return found._replace(largest=guess.index_copy(0, rest, found.largest), open=rest[found.open])
 
     def _screened(self, scores: Tensor, lengths: Tensor) -> Screened:
         bounds = torch.addcmul(self.slack, lengths, self.norms)
@@ -144,10 +112,3 @@ def _has_full_precision(device: torch.device) -> bool:
         return found <= {"none", "ieee"}
     # Before torch 2.9.
     return torch.get_float32_matmul_precision() == "highest"
-
-
-def _has_fast_bfloat16(device: torch.device) -> bool:
-    """Return whether this processor multiplies bfloat16, with sums in float32."""
-    # Before torch 2.7 it is not known.
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return device.type == "cpu" and bool(known.get("avx512_bf16") or known.get("amx_bf16"))
