@@ -172,6 +172,52 @@ def test_gradients_of_one_sample_are_clipped_once():
             assert torch.allclose(gradient, other, rtol=1e-10, atol=1e-15)
 
 
+class Routed(nn.Module):
+    """Sends samples of which the first number is negative another way, and has a third way that none takes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.ways = nn.ModuleList(nn.Linear(4, 3).double() for _ in range(3))
+
+    def forward(self, x):
+        negative = x[:, 0] < 0
+        logits = x.new_zeros(len(x), 3)
+        for way, where in zip(self.ways, (negative, ~negative), strict=False):
+            if bool(where.any()):
+                logits = logits.index_put((where,), way(x[where]))
+        return logits
+
+
+def test_a_parameter_that_some_processes_do_not_reach_has_the_gradient_of_the_others():
+    inputs, labels = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0, 1, 2, 0])
+    inputs[:, 0] = torch.tensor([-1.0, -2.0, 1.0, 2.0])
+
+    def gradients(team):
+        model = Routed()
+        loss = team.loss(nn.functional.cross_entropy, model(team.share(inputs)), team.share(labels), len(inputs))
+        loss.backward()
+        assert team.sum_gradients(list(model.parameters()), team._rank == 1) == (team.size > 1)
+        return [parameter.grad for parameter in model.parameters()]
+
+    expected = gradients(Team())
+    assert [gradient is None for gradient in expected] == [False] * 4 + [True] * 2
+    for found in together(2, gradients):
+        assert [gradient is None for gradient in found] == [False] * 4 + [True] * 2
+        for gradient, other in zip(found[:4], expected[:4], strict=True):
+            assert torch.allclose(gradient, other, rtol=1e-12, atol=1e-15)
+
+
+def test_a_normalization_with_a_forward_of_its_own_is_refused():
+    class Doubled(nn.BatchNorm1d):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    with pytest.raises(ValueError, match=r"as PyTorch's, got Doubled with a forward of its own\. Train in one process\."):
+        shared(Doubled(4), Silent())
+    assert isinstance(shared(nn.SyncBatchNorm(4), Silent()), SharedBatchNorm)
+
+
 def test_evaluation_exchanges_nothing():
     norm = norm_of(nn.BatchNorm1d).eval()
     inputs = torch.randn(3, 4).double()

@@ -33,13 +33,16 @@ class Team(Processes):
         # after the same batch without another exchange.
         if self.group is None:
             return stopping
-        reached = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
-        flat = [gradient.flatten() for _, gradient in reached]
-        total = self.sum(torch.cat([*flat, flat[0].new_tensor([float(stopping)])]))
-        *parts, stops = total.split([*map(len, flat), 1])
-        for (parameter, gradient), part in zip(reached, parts, strict=True):
-            # In new memory: of a single sample, two gradients may share theirs, and clipping would scale it twice.
-            parameter.grad = torch.empty_like(gradient).copy_(part.view_as(gradient))
+        # A network that chooses its way by the data may reach a parameter in one process and not in another.
+        flat = [(torch.zeros_like(each) if each.grad is None else each.grad).flatten() for each in parameters]
+        reached = [float(each.grad is not None) for each in parameters]
+        total = self.sum(torch.cat([*flat, flat[0].new_tensor([*reached, float(stopping)])]))
+        *parts, counts = total.split([*map(len, flat), len(flat) + 1])
+        *reaching, stops = counts.tolist()
+        for parameter, part, count in zip(parameters, parts, reaching, strict=True):
+            if count:
+                # In new memory: of a single sample, two gradients may share theirs, and clipping would scale it twice.
+                parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
         return bool(stops)
 
     def gather(self, own: Tensor) -> Tensor:
@@ -132,6 +135,11 @@ def share_batch_norm(model: nn.Module, team: Team) -> None:
                 # From an earlier training, perhaps by other processes.
                 child.team = team
             elif team.group is not None and isinstance(child, nn.modules.batchnorm._BatchNorm):
+                if type(child).forward not in {nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward}:
+                    raise ValueError(
+                        "training in several processes needs batch normalization that computes as PyTorch's, got "
+                        f"{type(child).__name__} with a forward of its own. Train in one process."
+                    )
                 if not (child.affine and child.track_running_stats and child.momentum is not None):
                     raise ValueError(
                         "training in several processes needs batch normalization with parameters, running statistics and a "
