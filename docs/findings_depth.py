@@ -14,6 +14,7 @@ _APART = (
     "The interval over the settings, as if they were drawn at random, is above zero for all of these, but the settings were "
     "chosen and are few."
 )
+_ROUNDED = ", normalization rounded within "
 _ENDS = {"undecided": "is undecided", "not testable here": "is not testable", "not run": "is not run"}
 
 
@@ -37,7 +38,7 @@ def facts_of_depth(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict
     return {
         "deep_verdicts": by_verdict({named[name]: row["verdict"] for name, row in rows.items()}),
         "deep_counts": listed([f"{smaller[name]} in {right[name]} of {rows[name]['votes']} settings" for name in rows]),
-        "deep_arms": arms_of_depth(ledger),
+        "deep_networks": networks_of_depth(ledger),
         "deep_decay": shares_of_decay(ledger),
         "deep_control": by_verdict({named[name]: claims[f"deep_control_{name}"]["verdict"] for name in _METRICS}),
         "deep_over_settings": words if around else _APART if apart else "",
@@ -63,16 +64,19 @@ def network_of(sweep: Mapping[str, Any]) -> str:
     loss = "mean squared error" if "loss=mse" in command else "cross-entropy"
     data = listed([DATA.get(word, word) for word in sweep["data"]])
     width = re.search(r"model\.norm_rounding=(\S+)", command)
-    rounded = f", normalization rounded within {width[1]}" if width else ""
+    rounded = f"{_ROUNDED}{width[1]}" if width else ""
     return f"{'pre-LN ' if 'norm=pre' in command else ''}{kind}, {data}, {loss}{rounded}"
 
 
-def arms_of_depth(ledger: Mapping[str, Any]) -> str:
-    """Name the numbers of blocks that were compared, and the networks."""
+def networks_of_depth(ledger: Mapping[str, Any]) -> str:
+    """Say how many networks the claims that depth helps have, if settings differ in the rounding of a normalization alone."""
     # The negative control, of two layers per block at one λ, is no setting of these rows.
-    covered = [s for s in deep_sweeps(ledger) if not network_of(s).startswith("L-RN2,") and not is_second_arm(s)]
-    blocks = {network_of(sweep): listed([str(row["blocks"]) for row in sweep["depths"]]) for sweep in covered}
-    return listed([f"L = {numbers} ({network})" for network, numbers in blocks.items()])
+    found = [network_of(sweep) for sweep in deep_sweeps(ledger) if not is_second_arm(sweep)]
+    settings = {name for name in found if not name.startswith("L-RN2,")}
+    networks = {name.partition(_ROUNDED)[0] for name in settings}
+    if len(networks) == len(settings):
+        return ""
+    return f"These settings are of {len(networks)} networks: the others differ in the rounding of the normalization alone."
 
 
 def shares_of_decay(ledger: Mapping[str, Any]) -> str:

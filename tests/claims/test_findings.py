@@ -157,14 +157,21 @@ def test_the_readme_has_the_verdicts_of_the_ledger(module, ledger):
             if claims[key]["verdict"] != line.lower()] == []  # fmt: skip
 
 
-def test_the_negative_control_is_not_listed_among_the_networks_that_depth_helps(script, ledger):
-    arms = script("findings_depth").arms_of_depth(ledger)
-    assert "(L-RN2 with λ ∝ 1/L, digits, cross-entropy, normalization rounded within 0.1)" in arms
-    assert "(L-RN2, digits" not in arms
-    falling = [
-        sweep for sweep in ledger["sweeps"].values() if "sweep deep_rn2_small --over model.num_blocks" in sweep["command"]
-    ]
-    assert arms.count("L-RN2") == len(falling) > 0
+def test_networks_that_depth_helps_are_counted_once_however_they_are_rounded(script):
+    commands = {
+        "plain": "sweep deep_rn1_plain --over model.num_blocks=1,4",
+        "rounded": "sweep deep_rn1_plain --over model.num_blocks=1,4 --set model.norm_rounding=0.1",
+        "falling": "sweep deep_rn2_small --over model.num_blocks=1,4 --set model.norm_rounding=0.1",
+        "second arm": "sweep deep_rn2_small --over train.weight_decay=0.1 --set model.norm_rounding=0.2",
+        "control": "sweep deep_rn1_plain --over model.num_blocks=1,4 --set model.linear_layers=2",
+    }
+    count = script("findings_depth").networks_of_depth
+
+    def sweeps(*names):
+        return {"sweeps": {name: {"command": commands[name], "data": ["digits"], "depths": [0]} for name in names}}
+
+    assert count(sweeps(*commands)).startswith("These settings are of 2 networks: ")
+    assert count(sweeps("plain", "falling", "second arm", "control")) == ""
 
 
 def test_where_the_decay_falls_its_own_share_of_the_fall_is_taken_out(script):
