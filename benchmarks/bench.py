@@ -39,12 +39,12 @@ def commit() -> str:
     ).stdout.strip()
 
 
-def record(name: str) -> dict[str, Any]:
-    """Measure one row."""
+def record(name: str, state: str) -> dict[str, Any]:
+    """Measure one row, with the code in this state."""
     row, load = ROWS[name], os.getloadavg()[0]
     found = json.loads(in_process("--time", name, threads=row.threads))
     peaks = {call: round(float(in_process("--peak", name, call, threads=row.threads)), 1) for call in row.peaks}
-    about = {"title": row.title, "threads": row.threads, "commit": commit(), "load": round(load, 1)}
+    about = {"title": row.title, "threads": row.threads, "commit": state, "load": round(load, 1)}
     return {**about, **found, "peak_mib": peaks}
 
 
@@ -74,8 +74,10 @@ def main() -> None:
         print(peak_growth(ROWS[options.peak[0]], options.peak[1]))
     else:
         known = json.loads(options.out.read_text())["rows"] if options.out.exists() else {}
+        # Before the file of records changes.
+        state = commit()
         for name in options.rows or [name for name, row in ROWS.items() if not row.slow]:
-            known[name] = record(name)
+            known[name] = record(name, state)
             print(line(name, known[name]), flush=True)
             ordered = {name: known[name] for name in ROWS if name in known}
             options.out.write_text(json.dumps({"machine": machine(), "rows": ordered}, indent=1, ensure_ascii=False) + "\n")

@@ -20,6 +20,7 @@ Parts = Mapping[tuple[str, str], str]
 # A part by a function on the stack and its file. The innermost one counts.
 PARTS = {
     ("forward", "fc_resnet.py"): "forward pass",
+    ("forward", "network_rows.py"): "forward pass",
     ("look", "tapped_network.py"): "finding the layers",
     ("_check_proof", "tap_hooks.py"): "proof of the classifier",
     ("read_classifier", "group_checks.py"): "proof of the classifier",

@@ -16,13 +16,13 @@ READINGS = (
             "deep_helps_nc1",
             verdict,
             "*Does depth beat its control?* The claim that it does {deep_verdicts}. Tested were the networks of the table "
-            "above but L-RN2 with the same λ for every L. At the same λ and after as many steps, if both runs are stationary, deeper "
-            "networks have by their own seeds {deep_counts} than the shallowest. {deep_networks} The runs round off the kinks "
-            "of ReLU because descent on a ReLU network ends on kinks, where no gradient vanishes ([how](claims.md), "
-            "`deep:kinks`). {deep_over_settings} {deep_decay} In the paper's negative control, L-RN2 with the same λ for every "
-            "L, the claim that depth does not improve a metric {deep_control}. At equal steps of Adam, with a trained stem, "
-            "ReLUs, and no condition on the gradient, the statement that a metric falls with L {fig1_rn1} of L-RN1 on digits "
-            "(`deep:fig1-rn1-*`) and {fig2_rn1} on MNIST (`deep:fig2-rn1-*`). For L-RN2 with λ ∝ 1/L it {fig1_rn2} "
+            "above but L-RN2 with the same λ for every L. At the same λ and after as many steps, if both runs are stationary,"
+            " deeper networks have by their own seeds {deep_counts} than the shallowest. {deep_networks} The runs round off "
+            "the kinks of ReLU because descent on a ReLU network ends on kinks, where no gradient vanishes ([how](claims.md),"
+            " `deep:kinks`). {deep_over_settings} {deep_decay} In the paper's negative control, L-RN2 with the same λ for "
+            "every L, the claim that depth does not improve a metric {deep_control}. At equal steps of Adam, with a trained "
+            "stem, ReLUs, and no condition on the gradient, the statement that a metric falls with L {fig1_rn1} of L-RN1 on "
+            "digits (`deep:fig1-rn1-*`) and {fig2_rn1} on MNIST (`deep:fig2-rn1-*`). For L-RN2 with λ ∝ 1/L it {fig1_rn2} "
             "(`deep:fig1-rn2-*`), and the statement that depth lowers a metric beside one block with the same λ "
             "{fig1_rn2_control} (`deep:fig1-rn2-control-*`). Which of these differences from stationary runs matters was not "
             "tested.",
