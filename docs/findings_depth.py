@@ -9,7 +9,7 @@ from ncollapse.experiments import EXPERIMENTS, recorded, standings
 
 DATA = {"digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 _METRICS = ("nc1", "nc2", "nc3")
-_IN_STEPS = ("fig1_rn1", "fig2_rn1", "fig1_rn2", "fig1_rn2_control")
+_IN_STEPS = ("fig1_rn1", "fig2_rn1", "fig1_t11", "fig2_t11", "fig1_preln_t11", "fig1_rn2", "fig1_rn2_control")
 _APART = (
     "The interval over the settings, as if they were drawn at random, is above zero for all of these, but the settings were "
     "chosen and are few."
@@ -39,10 +39,9 @@ def facts_of_depth(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict
         "deep_verdicts": by_verdict({named[name]: row["verdict"] for name, row in rows.items()}),
         "deep_counts": listed([f"{smaller[name]} in {right[name]} of {rows[name]['votes']} settings" for name in rows]),
         "deep_networks": networks_of_depth(ledger),
-        "deep_decay": shares_of_decay(ledger),
         "deep_control": by_verdict({named[name]: claims[f"deep_control_{name}"]["verdict"] for name in _METRICS}),
         "deep_over_settings": words if around else _APART if apart else "",
-        **{name: verdicts_on(f"deep:{name.replace('_', '-')}") for name in _IN_STEPS},
+        **{name: verdicts_on(f"deep:{name.replace('_', '-').replace('preln-t11', 'preln_t11')}") for name in _IN_STEPS},
     }
 
 
@@ -69,36 +68,45 @@ def network_of(sweep: Mapping[str, Any]) -> str:
 
 
 def networks_of_depth(ledger: Mapping[str, Any]) -> str:
-    """Say how many networks the claims that depth helps have, if settings differ in the rounding of a normalization alone."""
+    """Say how many networks the claims that depth helps have, if settings differ in the rounding of a normalization."""
     # The negative control, of two layers per block at one λ, is no setting of these rows.
     found = [network_of(sweep) for sweep in deep_sweeps(ledger) if not is_second_arm(sweep)]
     settings = {name for name in found if not name.startswith("L-RN2,")}
     networks = {name.partition(_ROUNDED)[0] for name in settings}
     if len(networks) == len(settings):
         return ""
-    return f"These settings are of {len(networks)} networks: the others differ in the rounding of the normalization alone."
+    return (
+        f"These settings are {len(networks)} combinations of network, data and loss: the others are the same with another "
+        "rounding of the normalization, so that they are no independent confirmations."
+    )
 
 
-def shares_of_decay(ledger: Mapping[str, Any]) -> str:
-    """Say how much of the fall from the shallowest to the deepest network is left beside the shallowest with the λ of that."""
-    said = []
+def falls_with_decay(ledger: Mapping[str, Any]) -> list[str]:
+    """Write the table of how much metrics fall from the shallowest to the deepest network, in all and at equal λ."""
+    lines = []
     for arm in filter(is_second_arm, deep_sweeps(ledger)):
         network = network_of(arm)
         (deep,) = (s["depths"] for s in deep_sweeps(ledger) if network_of(s) == network and not is_second_arm(s))
         first, last = deep[0], deep[-1]
         alone = next(row for row in arm["depths"] if math.isclose(row["decay"], last["decay"]))
-        falls = {name: (_decades(key, first, last), _decades(key, alone, last)) for key, name in _FALLING.items()}
-        words = listed([f"{name} by {whole:.2f}, of which {left:.2f} are left" for name, (whole, left) in falls.items()])
-        said.append(f"from L = {first['blocks']} to {last['blocks']} ({network}) {words}")
-    if not said:
-        return ""
-    return (
-        "Where λ ∝ 1/L, a part of the fall comes with the smaller λ alone. In decades of the medians in the table, and beside "
-        f"one block with the λ of the deepest network: {'; '.join(said)}."
-    )
+        for words, start in (("in all", first), (f"from one block with the λ of L = {last['blocks']}", alone)):
+            numbers = " | ".join(f"{_decades(key, start, last):.2f}" for key in _FALLING)
+            lines.append(f"| {network} | {first['blocks']} to {last['blocks']} | {words} | {numbers} |")
+    if not lines:
+        return []
+    heads = ["network", "L", "fall", *_FALLING.values()]
+    return [
+        "Where λ ∝ 1/L, a part of the fall comes with the smaller λ alone. The fall in decades (factors of ten) of the medians "
+        "above; the excess is not divided by λ here:",
+        "",
+        f"| {' | '.join(heads)} |",
+        f"|{'---|' * len(heads)}",
+        *lines,
+        "",
+    ]
 
 
-_FALLING = {"excess/λ": "the excess falls", "pfc1": "NC1", "nc2_etf_weights": "NC2", "nc3_cosine": "NC3"}
+_FALLING = {"excess/λ": "excess", "pfc1": "NC1", "nc2_etf_weights": "NC2", "nc3_cosine": "NC3"}
 
 
 def _decades(key: str, above: Mapping[str, Any], below: Mapping[str, Any]) -> float:

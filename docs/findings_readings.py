@@ -9,25 +9,29 @@ from findings_depth import DATA, by_verdict, facts_of_depth, listed, verdict_on
 from ncollapse.experiments import EXPERIMENTS, recorded, standings
 from ncollapse.experiments.page import value_words
 
+# What is said of depth, whatever the verdict.
+DEPTH_READINGS = (
+    "*Does depth beat its control?* The claim that it does {deep_verdicts}. We tested the networks of the table of depths "
+    "([Verdicts](#verdicts)), except the negative control. At the same λ and after as many steps, if both runs are "
+    "stationary, deeper networks have by their own seeds {deep_counts} than the shallowest. {deep_networks} "
+    "{deep_over_settings}",
+    "The runs behind this have no trained stem, and round off the kinks of ReLU, because descent on a ReLU network ends on "
+    "kinks, where no gradient vanishes ([samples](claims.md#samples-of-depth), `deep:kinks`).",
+    "In the paper's negative control, L-RN2 with the same λ for every L, the claim that depth does not improve a metric "
+    "{deep_control}.",
+    "At equal steps of Adam, with a trained stem, ReLUs, and no condition on the gradient, the statement that a metric "
+    "falls with L {fig1_rn1} of L-RN1 on digits (`deep:fig1-rn1-*`) and {fig2_rn1} on MNIST (`deep:fig2-rn1-*`); of L-T11 "
+    "it {fig1_t11} on digits (`deep:fig1-t11-*`) and {fig2_t11} on MNIST (`deep:fig2-t11-*`); of pre-LN L-T11 on texts it "
+    "{fig1_preln_t11} (`deep:fig1-preln_t11-*`); of L-RN2 with λ ∝ 1/L on MNIST it {fig1_rn2} (`deep:fig1-rn2-*`), and the "
+    "statement that depth lowers a metric beside one block with the same λ {fig1_rn2_control} (`deep:fig1-rn2-control-*`). "
+    "Which of these differences from stationary runs matters was not tested.",
+)
 # A claim, its verdict, and what that says; shown where the claim has this verdict. Fields are filled from `facts`.
 READINGS = (
     *(
-        (
-            "deep_helps_nc1",
-            verdict,
-            "*Does depth beat its control?* The claim that it does {deep_verdicts}. Tested were the networks of the table "
-            "above but L-RN2 with the same λ for every L. At the same λ and after as many steps, if both runs are stationary,"
-            " deeper networks have by their own seeds {deep_counts} than the shallowest. {deep_networks} The runs round off "
-            "the kinks of ReLU because descent on a ReLU network ends on kinks, where no gradient vanishes ([how](claims.md),"
-            " `deep:kinks`). {deep_over_settings} {deep_decay} In the paper's negative control, L-RN2 with the same λ for "
-            "every L, the claim that depth does not improve a metric {deep_control}. At equal steps of Adam, with a trained "
-            "stem, ReLUs, and no condition on the gradient, the statement that a metric falls with L {fig1_rn1} of L-RN1 on "
-            "digits (`deep:fig1-rn1-*`) and {fig2_rn1} on MNIST (`deep:fig2-rn1-*`). For L-RN2 with λ ∝ 1/L it {fig1_rn2} "
-            "(`deep:fig1-rn2-*`), and the statement that depth lowers a metric beside one block with the same λ "
-            "{fig1_rn2_control} (`deep:fig1-rn2-control-*`). Which of these differences from stationary runs matters was not "
-            "tested.",
-        )
+        ("deep_helps_nc1", verdict, words)
         for verdict in ("holds", "depends on the setting", "undecided", "fails")
+        for words in DEPTH_READINGS
     ),
     (
         "deep_helps_nc1",

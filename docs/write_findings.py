@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from findings_depth import depth_so_far, listed
+from findings_depth import depth_so_far, falls_with_decay, listed
 from findings_readings import READINGS, chosen_settings, conjecture_elsewhere, facts, law_of_others, named, transport
 from findings_tables import cell, depths, settings, verdicts
 
@@ -213,6 +213,7 @@ def render(ledger: dict[str, Any]) -> str:
         *settings(claims),
         "",
         *depths(ledger),
+        *falls_with_decay(ledger),
         *again(ledger),
         *experiments(claims),
         "## What this says",

@@ -14,8 +14,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 SOURCES = [DOCS / "write_findings.py", *sorted(DOCS.glob("findings_*.py"))]
 # Names with digits, which are no numbers: metrics, theorems, recipes, sections of the theory, formats.
 NAMES = (
-    r"MNIST-1D|mnist1d|PFC\d|NC\d|L-RN\d|fig\d-rn\d|(?:conj|thm|prop)\d|Conjecture 1|Theorems 1 to 3|1/L|\(\d\.\d+\)|95 %|\.3g"
-    r"|pfc\d_\w+|\{pfc\d\w*\}|\{line_pfc\d\w*\}|\{fig\d_rn\d\w*\}|fig\d_rn\d\w*|two-sided|factors of ten|deep_rn1_plain"
+    r"MNIST-1D|mnist1d|PFC\d|NC\d|L-(?:RN|T1)\d|fig\d-(?:rn\d|(?:preln_)?t11)|(?:conj|thm|prop)\d|Conjecture 1|1/L"
+    r"|Theorems 1 to 3|\(\d\.\d+\)|95 %|\.3g|pfc\d_\w+|\{pfc\d\w*\}|\{line_pfc\d\w*\}|two-sided|factors of ten"
+    r"|\{?fig\d_(?:rn|t1|preln_t1)\d\w*\}?|deep_rn1_plain"
 )
 NUMBER_WORDS = "two three four five six seven eight nine ten eleven twelve thirteen twenty dozen hundred twice"
 
@@ -170,7 +171,7 @@ def test_networks_that_depth_helps_are_counted_once_however_they_are_rounded(scr
     def sweeps(*names):
         return {"sweeps": {name: {"command": commands[name], "data": ["digits"], "depths": [0]} for name in names}}
 
-    assert count(sweeps(*commands)).startswith("These settings are of 2 networks: ")
+    assert count(sweeps(*commands)).startswith("These settings are 2 combinations of ")
     assert count(sweeps("plain", "falling", "second arm", "control")) == ""
 
 
@@ -183,10 +184,12 @@ def test_where_the_decay_falls_its_own_share_of_the_fall_is_taken_out(script):
     command = "ncollapse sweep deep_rn2_small --over {}=1,2 --set model.norm_rounding=0.1"
     ledger = {"sweeps": {field: {"command": command.format(field), "data": ["digits"], "depths": depths}
                          for field, depths in (("model.num_blocks", entries), ("train.weight_decay", alone))}}  # fmt: skip
-    said = script("findings_depth").shares_of_decay(ledger)
-    assert "from L = 1 to 8 (L-RN2 with λ ∝ 1/L, digits, cross-entropy, normalization rounded within 0.1)" in said
-    assert "the excess falls by 0.90, of which 0.00 are left, NC1 by 2.00, of which 1.00 are left" in said
-    assert script("findings_depth").shares_of_decay({"sweeps": {}}) == ""
+    *_, whole, alone, last = script("findings_depth").falls_with_decay(ledger)
+    network = "L-RN2 with λ ∝ 1/L, digits, cross-entropy, normalization rounded within 0.1"
+    assert whole == f"| {network} | 1 to 8 | in all | 0.90 | 2.00 | 0.00 | 0.00 |"
+    assert alone == f"| {network} | 1 to 8 | from one block with the λ of L = 8 | 0.00 | 1.00 | 0.00 | 0.00 |"
+    assert last == ""
+    assert script("findings_depth").falls_with_decay({"sweeps": {}}) == []
 
 
 def test_only_settings_with_a_vote_have_a_place_in_the_range(script):

@@ -188,7 +188,7 @@ class Dependence(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # PyTorch would hide every call from its compiler, and import that for it, which takes a second. See below.
+        # PyTorch would import its compiler (a second) only to exclude these calls from it. Below they are, if it is loaded.
         return False
 
     def of(self, tensor: Tensor) -> int:

@@ -17,7 +17,7 @@ from ncollapse.statistics.scatter import ClassScatter
 
 # Squared distances below this share of the squared norms lose digits if they are computed from inner products.
 _NEAR = 1 / 16
-# From this size of a product on its eigenvalues are computed, if none is below this share of its norm, and if that is in range.
+# From so many directions on, eigenvalues of the product are used, if all exceed this share of its norm, and that is in range.
 _MANY, _LEAST_SHARE, _LEAST_SQUARE = 64, 1e-4, 1e-200
 
 

@@ -152,8 +152,8 @@ _ROUNDS = 4
 class EliminatedFeatures:
     """L-BFGS in the weight alone, with the best features for each weight. It solves ``MUFM`` with mean squared error.
 
-    It starts at ridge regression, a few rounds of which on the best features for the last weight save iterations. Then it
-    starts at random weights, until a point is certified.
+    The first start is ridge regression, improved by four rounds that alternate between the best features and the best weight.
+    Random weights follow, until a point is certified.
 
     Attributes:
         starts: The largest number of starts.

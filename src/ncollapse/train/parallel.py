@@ -126,7 +126,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def share_batch_norm(model: nn.Module, team: Team) -> None:
-    """Replace every batch normalization by one ``SharedBatchNorm``, under the same names; none for a single process."""
+    """Replace each batch normalization by its own ``SharedBatchNorm``, under all of its names; none for a single process."""
     made: dict[nn.Module, SharedBatchNorm] = {}
     for parent in list(model.modules()):
         # Not ``named_children``, which gives one of several names.
