@@ -3,6 +3,7 @@
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -110,3 +111,16 @@ def test_a_reader_sees_the_counts_before_the_rules(module, ledger):
         assert paper in headings
         assert f"[{paper}](#{module.anchor(paper)}) | {sum(r['verdict'] == 'holds' for r in part['claims'].values())} |" in text
     assert module.anchor("A b-c (2025), é: 1.5") == "a-b-c-2025-é-15"
+
+
+def test_depths_are_told_apart_by_their_decay_and_medians_are_over_stationary_runs(module, monkeypatch):
+    def run(blocks, decay, value, still=True):
+        return SimpleNamespace(blocks=blocks, value=value, still=still, last_objective=SimpleNamespace(weight_decay=decay))
+
+    monkeypatch.setattr(module, "setting", lambda run, field: run.blocks)
+    monkeypatch.setattr(module, "is_stationary", lambda run: run.still)
+    monkeypatch.setattr(module, "BY_KEY", dict.fromkeys(module.DEPTH_COLUMNS, SimpleNamespace(read=lambda run: run.value)))
+    runs = [run(8, 0.1, 5.0), run(1, 0.8, 1.0), run(1, 0.8, 3.0), run(1, 0.8, 99.0, still=False), run(1, 0.1, 7.0, still=False)]
+    found = module.by_depth(runs)
+    shown = [(row["blocks"], row["decay"], row["runs"], row["stationary"], row["pfc1"]) for row in found]
+    assert shown == [(1, 0.1, 1, 0, None), (1, 0.8, 3, 2, 2.0), (8, 0.1, 1, 1, 5.0)]
