@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from types import FrameType
 
-# What the demo imports is not imported here.
 Parts = Mapping[tuple[str, str], str]
 
 # A part by a function on the stack and its file. The innermost one counts.
@@ -75,9 +74,12 @@ def shares(call: Callable[[], object], parts: Parts, seconds: float = 0) -> dict
 
 def shares_of_row(row: str, seconds: float) -> dict[str, float]:
     """Return the shares of our call of a row of the benchmark."""
+    # Imported here, so that the profile of the demo has the imports of the demo.
     import torch
     from bench import ROWS
 
+    if row not in ROWS:
+        raise SystemExit(f"Needed demo or one of {', '.join(ROWS)}, got {row}.")
     torch.set_num_threads(1)
     call = ROWS[row].calls()["ours"]
     for _ in range(3):

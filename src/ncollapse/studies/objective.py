@@ -19,7 +19,7 @@ from ncollapse.records.run_files import ObjectiveRecord
 from ncollapse.surrogates.depth_floor import block_cost, depth_floor
 from ncollapse.surrogates.gufm import GUFM, layer_norm
 from ncollapse.surrogates.solving.arguments import balanced
-from ncollapse.train.decayed import is_decayed
+from ncollapse.train.decayed import parameters_and_decay
 from ncollapse.train.losses import LOSSES
 
 
@@ -44,7 +44,7 @@ def measure_objective(model: nn.Module, data: LabeledData, recipe: Recipe, epoch
     weight, bias = (parameter.detach().cpu().double() for parameter in (head.weight, head.bias))
     hidden, labels = features[last].cpu().double(), labels.cpu()
     loss = float(LOSSES[train.loss](hidden @ weight.T + bias, labels))
-    decayed = (parameter.detach().double() for parameter, decays in is_decayed(model, train) if decays)
+    decayed = (parameter.detach().double() for parameter, decays in parameters_and_decay(model, train) if decays)
     penalty = train.weight_decay / 2 * math.fsum(float(parameter.square().sum()) for parameter in decayed)
     found = ObjectiveRecord(
         epoch, train.weight_decay, loss, penalty, objective=loss + penalty, floor=0.0, excess=loss, distance=None
@@ -72,7 +72,7 @@ def relative_gradient(model: nn.Module, data: LabeledData, recipe: Recipe) -> fl
     """Return ‖g + λθ‖ / (‖g‖ + ‖λθ‖), with g the gradient of the loss and θ the decayed parameters."""
     # At a stationary point the two parts cancel. The ratio is 0 there, 1 where they do not oppose each other at all, and does
     # not change if the objective is multiplied by a number. Of autograd.grad the parameters' own gradients stay as they are.
-    train, trainable = recipe.training, is_decayed(model, recipe.training)
+    train, trainable = recipe.training, parameters_and_decay(model, recipe.training)
     parameters = [parameter for parameter, _ in trainable]
     of_loss = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     with torch.enable_grad():

@@ -5,7 +5,7 @@ from torch import nn
 from ncollapse.recipes.training import TrainConfig
 
 
-def is_decayed(model: nn.Module, config: TrainConfig) -> list[tuple[nn.Parameter, bool]]:
+def parameters_and_decay(model: nn.Module, config: TrainConfig) -> list[tuple[nn.Parameter, bool]]:
     """Pair each trainable parameter with whether it is decayed."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [(parameter, config.decay == "all" or parameter.ndim >= 2) for parameter in trainable]

@@ -16,7 +16,7 @@ from ncollapse.data import Batches, LabeledData, shuffled_batches
 from ncollapse.recipes.training import TrainConfig
 from ncollapse.records.rows import EpochRecord
 from ncollapse.train.coding_rate_loss import coding_rate_loss
-from ncollapse.train.decayed import is_decayed
+from ncollapse.train.decayed import parameters_and_decay
 from ncollapse.train.epoch_part import EpochPart, Step, TrainingStopped
 from ncollapse.train.execution import Network, check_execution, execution, logits_of
 from ncollapse.train.lbfgs import LBFGSWithDecay, in_float64
@@ -57,7 +57,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     SGD, Adam and L-BFGS have the decay in the gradient; AdamW and SGDW decouple the two. One group of parameters is decayed,
     those that ``decay`` names. The rest, if any, is a second group without decay.
     """
-    trainable = is_decayed(model, config)
+    trainable = parameters_and_decay(model, config)
     decayed = [parameter for parameter, decays in trainable if decays]
     others = [parameter for parameter, decays in trainable if not decays]
     groups: list[dict[str, Any]] = [
