@@ -1,6 +1,5 @@
 """What docs/findings.md says of regularized networks and their depth: each number comes from docs/ledger.json."""
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +8,7 @@ from ncollapse.experiments import EXPERIMENTS, recorded, standings
 
 DATA = {"digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 _METRICS = ("nc1", "nc2", "nc3")
-_IN_STEPS = ("fig1_rn1", "fig2_rn1", "fig1_t11", "fig2_t11", "fig1_preln_t11", "fig1_rn2", "fig1_rn2_control")
+_IN_STEPS = ("fig1-rn1", "fig2-rn1", "fig1-t11", "fig2-t11", "fig1-preln_t11", "fig1-rn2", "fig1-rn2-control")
 _APART = (
     "The interval over the settings, as if they were drawn at random, is above zero for all of these, but the settings were "
     "chosen and are few."
@@ -41,7 +40,7 @@ def facts_of_depth(ledger: Mapping[str, Any], claims: Mapping[str, Any]) -> dict
         "deep_networks": networks_of_depth(ledger),
         "deep_control": by_verdict({named[name]: claims[f"deep_control_{name}"]["verdict"] for name in _METRICS}),
         "deep_over_settings": words if around else _APART if apart else "",
-        **{name: verdicts_on(f"deep:{name.replace('_', '-').replace('preln-t11', 'preln_t11')}") for name in _IN_STEPS},
+        **{name.replace("-", "_"): verdicts_on(f"deep:{name}") for name in _IN_STEPS},
     }
 
 
@@ -79,41 +78,6 @@ def networks_of_depth(ledger: Mapping[str, Any]) -> str:
         f"These settings are {len(networks)} combinations of network, data and loss: the others are the same with another "
         "rounding of the normalization, so that they are no independent confirmations."
     )
-
-
-def falls_with_decay(ledger: Mapping[str, Any]) -> list[str]:
-    """Write the table of how much metrics fall from the shallowest to the deepest network, in all and at equal λ."""
-    lines = []
-    for arm in filter(is_second_arm, deep_sweeps(ledger)):
-        network = network_of(arm)
-        (deep,) = (s["depths"] for s in deep_sweeps(ledger) if network_of(s) == network and not is_second_arm(s))
-        first, last = deep[0], deep[-1]
-        alone = next(row for row in arm["depths"] if math.isclose(row["decay"], last["decay"]))
-        for words, start in (("in all", first), (f"from one block with the λ of L = {last['blocks']}", alone)):
-            numbers = " | ".join(f"{_decades(key, start, last):.2f}" for key in _FALLING)
-            lines.append(f"| {network} | {first['blocks']} to {last['blocks']} | {words} | {numbers} |")
-    if not lines:
-        return []
-    heads = ["network", "L", "fall", *_FALLING.values()]
-    return [
-        "Where λ ∝ 1/L, a part of the fall comes with the smaller λ alone. The fall in decades (factors of ten) of the medians "
-        "above; the excess is not divided by λ here:",
-        "",
-        f"| {' | '.join(heads)} |",
-        f"|{'---|' * len(heads)}",
-        *lines,
-        "",
-    ]
-
-
-_FALLING = {"excess/λ": "excess", "pfc1": "NC1", "nc2_etf_weights": "NC2", "nc3_cosine": "NC3"}
-
-
-def _decades(key: str, above: Mapping[str, Any], below: Mapping[str, Any]) -> float:
-    """Return by how many decades a quantity of one row of the table is below that of another; of excess/λ, the excess."""
-    factors = (row["decay"] if key == "excess/λ" else 1.0 for row in (above, below))
-    high, low = (row[key] * factor for row, factor in zip((above, below), factors, strict=True))
-    return math.log10(high / low)
 
 
 def by_verdict(states: Mapping[str, str]) -> str:

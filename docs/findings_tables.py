@@ -1,8 +1,10 @@
 """The tables of docs/findings.md: verdicts on every claim, by setting, and numbers by depth."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
-from findings_depth import deep_sweeps, network_of
+from findings_depth import deep_sweeps, is_second_arm, network_of
 
 # A statement, and the claims that test it for PFC1, PFC2 and PFC3.
 BY_METRIC = (
@@ -71,6 +73,8 @@ DEPTH_COLUMNS = {
     "nc2_etf_weights": "NC2",
     "nc3_cosine": "NC3",
 }
+# What falls with L, by the columns of the table of depths.
+_FALLING = {"excess/λ": "excess", "pfc1": "NC1", "nc2_etf_weights": "NC2", "nc3_cosine": "NC3"}
 _NOTHING = {"value": None, "seeds": 0, "stands": ""}
 _MARKS = {"wrong": "**", "open": "*"}
 
@@ -153,3 +157,35 @@ def depths(ledger: dict[str, Any]) -> list[str]:
         *lines,
         "",
     ]
+
+
+def falls_with_decay(ledger: Mapping[str, Any]) -> list[str]:
+    """Write the table of how much metrics fall from the shallowest to the deepest network, in all and at equal λ."""
+    lines = []
+    for arm in filter(is_second_arm, deep_sweeps(ledger)):
+        network = network_of(arm)
+        (deep,) = (s["depths"] for s in deep_sweeps(ledger) if network_of(s) == network and not is_second_arm(s))
+        first, last = deep[0], deep[-1]
+        alone = next(row for row in arm["depths"] if math.isclose(row["decay"], last["decay"]))
+        for words, start in (("in all", first), (f"from one block with the λ of L = {last['blocks']}", alone)):
+            numbers = " | ".join(f"{_decades(key, start, last):.2f}" for key in _FALLING)
+            lines.append(f"| {network} | {first['blocks']} to {last['blocks']} | {words} | {numbers} |")
+    if not lines:
+        return []
+    heads = ["network", "L", "fall", *_FALLING.values()]
+    return [
+        "Where λ ∝ 1/L, a part of the fall comes with the smaller λ alone. The fall in decades (factors of ten) of the medians "
+        "above; the excess is not divided by λ here:",
+        "",
+        f"| {' | '.join(heads)} |",
+        f"|{'---|' * len(heads)}",
+        *lines,
+        "",
+    ]
+
+
+def _decades(key: str, above: Mapping[str, Any], below: Mapping[str, Any]) -> float:
+    """Return by how many decades a quantity of one row of the table is below that of another; of excess/λ, the excess."""
+    factors = (row["decay"] if key == "excess/λ" else 1.0 for row in (above, below))
+    high, low = (row[key] * factor for row, factor in zip((above, below), factors, strict=True))
+    return math.log10(high / low)

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from findings_depth import depth_so_far, falls_with_decay, listed
+from findings_depth import depth_so_far, listed
 from findings_readings import READINGS, chosen_settings, conjecture_elsewhere, facts, law_of_others, named, transport
-from findings_tables import cell, depths, settings, verdicts
+from findings_tables import cell, depths, falls_with_decay, settings, verdicts
 
 from ncollapse.claims import RULES
 from ncollapse.experiments import EXPERIMENTS, PAPERS, recorded, standings

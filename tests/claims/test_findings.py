@@ -184,12 +184,12 @@ def test_where_the_decay_falls_its_own_share_of_the_fall_is_taken_out(script):
     command = "ncollapse sweep deep_rn2_small --over {}=1,2 --set model.norm_rounding=0.1"
     ledger = {"sweeps": {field: {"command": command.format(field), "data": ["digits"], "depths": depths}
                          for field, depths in (("model.num_blocks", entries), ("train.weight_decay", alone))}}  # fmt: skip
-    *_, whole, alone, last = script("findings_depth").falls_with_decay(ledger)
+    *_, whole, alone, last = script("findings_tables").falls_with_decay(ledger)
     network = "L-RN2 with λ ∝ 1/L, digits, cross-entropy, normalization rounded within 0.1"
     assert whole == f"| {network} | 1 to 8 | in all | 0.90 | 2.00 | 0.00 | 0.00 |"
     assert alone == f"| {network} | 1 to 8 | from one block with the λ of L = 8 | 0.00 | 1.00 | 0.00 | 0.00 |"
     assert last == ""
-    assert script("findings_depth").falls_with_decay({"sweeps": {}}) == []
+    assert script("findings_tables").falls_with_decay({"sweeps": {}}) == []
 
 
 def test_only_settings_with_a_vote_have_a_place_in_the_range(script):
